@@ -1,0 +1,76 @@
+use crate::Format;
+
+/// A bound of [`crate::Limits`] that an image passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Width × height of one frame, in pixels.
+    Pixels,
+    /// The longer side, in pixels.
+    Side,
+    /// Number of frames or pages.
+    Frames,
+    /// Sum of the areas of all frames, in pixels.
+    FramePixels,
+    /// Bytes of decoded pixels that a rendering may hold.
+    DecodedBytes,
+}
+
+impl Limit {
+    /// The limit in words, with its unit.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Pixels => "pixels in one frame",
+            Self::Side => "pixels along a side",
+            Self::Frames => "frames",
+            Self::FramePixels => "pixels in all frames together",
+            Self::DecodedBytes => "bytes of decoded pixels",
+        }
+    }
+}
+
+/// Why bytes were refused. Every text may be shown to the caller: none of them quotes the bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not one of the accepted formats.
+    #[error("{what}; accepted are JPEG, PNG, GIF, WebP, BMP, TIFF, ICO, AVIF, HEIC and JPEG XL")]
+    Unsupported {
+        /// What the bytes look like instead, as the start of a sentence.
+        what: &'static str,
+    },
+    /// The structure contradicts the format's rules.
+    #[error("this {format} file is broken: {detail}")]
+    Corrupt {
+        /// The format that the first bytes announced.
+        format: Format,
+        /// The rule that doesn't hold.
+        detail: &'static str,
+    },
+    /// The file ends before its structure does.
+    #[error("this {format} file is truncated: it ends before its image data does")]
+    Truncated {
+        /// The format that the first bytes announced.
+        format: Format,
+    },
+    /// The image is whole but larger than allowed.
+    #[error("the image has {actual} {}, at most {max} are accepted", limit.describe())]
+    OverLimit {
+        /// Which bound.
+        limit: Limit,
+        /// What the image claims.
+        actual: u64,
+        /// What is allowed.
+        max: u64,
+    },
+    /// The bytes could not be read.
+    #[error("reading the image failed")]
+    Io(#[source] std::io::Error),
+    /// Pixels could not be decoded or encoded.
+    #[error("this {format} file can't be rendered: {detail}")]
+    Render {
+        /// The format of the source.
+        format: Format,
+        /// The decoder's or encoder's own words.
+        detail: String,
+    },
+}

@@ -1,0 +1,250 @@
+//! AVIF and HEIC: items and sequences in ISO base media files (ISO/IEC 14496-12, 23008-12).
+
+use std::io::{Cursor, Read, Seek};
+
+use super::source::Source;
+use crate::facts::check_frames;
+use crate::{Error, Facts, Limits, Orientation};
+
+/// The meta and moov boxes hold indexes, never pixels; a larger one is refused.
+const INDEX_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+    let mut still: Option<Still> = None;
+    let mut frames = 1;
+    let mut has_data = false;
+    while source.remaining() > 0 {
+        let (kind, len) = box_header(source)?;
+        let end = source.position() + len;
+        match &kind {
+            b"meta" => {
+                let bytes = index(source, len)?;
+                still = Some(Still::read(&mut nested(&bytes, source)?)?);
+            }
+            b"moov" => {
+                let bytes = index(source, len)?;
+                frames = sample_count(&mut nested(&bytes, source)?)?.max(1);
+            }
+            b"mdat" => has_data = true,
+            _ => {}
+        }
+        source.seek(end)?;
+    }
+    let still = still.ok_or_else(|| source.corrupt("it has no picture, only a sequence or nothing at all"))?;
+    for (offset, len) in &still.extents {
+        source.require(*offset, *len)?;
+    }
+    if !has_data && !still.extents.is_empty() {
+        return Err(source.truncated());
+    }
+    let facts = Facts::still(source.format(), still.width, still.height, limits)?;
+    check_frames(frames, u64::from(frames) * u64::from(still.width) * u64::from(still.height), limits)?;
+    Ok(Facts { frames, orientation: still.orientation, ..facts })
+}
+
+/// Kind and payload length of the next box. A length of 0 reaches to the end of the file (14496-12 §4.2).
+pub(super) fn box_header<R: Read + Seek>(source: &mut Source<R>) -> Result<([u8; 4], u64), Error> {
+    let start = source.position();
+    let short = u64::from(source.u32_be()?);
+    let kind = source.bytes()?;
+    let len = match short {
+        0 => source.len() - start,
+        1 => u64::from(source.u32_be()?) << 32 | u64::from(source.u32_be()?),
+        len => len,
+    };
+    let header_len = source.position() - start;
+    let payload = len.checked_sub(header_len).ok_or_else(|| source.corrupt("a box is shorter than its header"))?;
+    source.require(source.position(), payload)?;
+    Ok((kind, payload))
+}
+
+fn index<R: Read + Seek>(source: &mut Source<R>, len: u64) -> Result<Vec<u8>, Error> {
+    if len > INDEX_BYTES_MAX {
+        return Err(source.corrupt("its index is too large"));
+    }
+    source.vec(usize::try_from(len).unwrap_or(usize::MAX))
+}
+
+fn nested<'a, R: Read + Seek>(bytes: &'a [u8], outer: &Source<R>) -> Result<Source<Cursor<&'a [u8]>>, Error> {
+    let mut source = Source::new(Cursor::new(bytes))?;
+    source.announce(outer.format());
+    Ok(source)
+}
+
+type Nested<'a> = Source<Cursor<&'a [u8]>>;
+
+/// What the meta box says of the primary item.
+struct Still {
+    width: u32,
+    height: u32,
+    orientation: Orientation,
+    extents: Vec<(u64, u64)>,
+}
+
+/// The properties that matter, in the order of the property container.
+#[derive(Clone, Copy)]
+enum Property {
+    Size(u32, u32),
+    /// Quarter turns, anticlockwise.
+    Rotation(u8),
+    /// 0 exchanges top and bottom, 1 left and right.
+    Mirror(u8),
+    Other,
+}
+
+impl Still {
+    fn read(meta: &mut Nested<'_>) -> Result<Self, Error> {
+        meta.skip(4)?;
+        let mut primary = None;
+        let mut properties = Vec::new();
+        let mut associations = Vec::new();
+        let mut extents = Vec::new();
+        while meta.remaining() > 0 {
+            let (kind, len) = box_header(meta)?;
+            let end = meta.position() + len;
+            match &kind {
+                b"pitm" => {
+                    let wide = meta.u32_be()? >> 24 != 0;
+                    primary = Some(if wide { meta.u32_be()? } else { u32::from(meta.u16_be()?) });
+                }
+                b"iloc" => extents = locations(meta)?,
+                b"iprp" => {
+                    while meta.position() < end {
+                        let (kind, len) = box_header(meta)?;
+                        let end = meta.position() + len;
+                        match &kind {
+                            b"ipco" => properties = property_container(meta, end)?,
+                            b"ipma" => associations.extend(property_associations(meta)?),
+                            _ => {}
+                        }
+                        meta.seek(end)?;
+                    }
+                }
+                _ => {}
+            }
+            meta.seek(end)?;
+        }
+        let primary = primary.ok_or_else(|| meta.corrupt("it names no primary picture"))?;
+        let of_primary = associations
+            .iter()
+            .filter(|(item, _)| *item == primary)
+            .filter_map(|(_, index)| properties.get(usize::from(*index).checked_sub(1)?).copied());
+        Self::assemble(of_primary, extents).ok_or_else(|| meta.corrupt("its primary picture has no size"))
+    }
+
+    fn assemble(properties: impl Iterator<Item = Property>, extents: Vec<(u64, u64)>) -> Option<Self> {
+        let (mut size, mut turns, mut mirror) = (None, 0, None);
+        for property in properties {
+            match property {
+                Property::Size(width, height) => size = Some((width, height)),
+                Property::Rotation(quarter_turns) => turns = quarter_turns,
+                Property::Mirror(axis) => mirror = Some(axis),
+                Property::Other => {}
+            }
+        }
+        let (width, height) = size?;
+        let exif = match (turns, mirror) {
+            (0, None) => 1,
+            (1, None) => 8,
+            (2, None) => 3,
+            (_, None) => 6,
+            (0, Some(0)) | (2, Some(1)) => 4,
+            (0, Some(_)) | (2, Some(_)) => 2,
+            (1, Some(0)) | (3, Some(1)) => 5,
+            _ => 7,
+        };
+        Some(Self { width, height, orientation: Orientation::from_exif(exif), extents })
+    }
+}
+
+fn property_container(meta: &mut Nested<'_>, end: u64) -> Result<Vec<Property>, Error> {
+    let mut properties = Vec::new();
+    while meta.position() < end {
+        let (kind, len) = box_header(meta)?;
+        let next = meta.position() + len;
+        properties.push(match &kind {
+            b"ispe" => {
+                meta.skip(4)?;
+                Property::Size(meta.u32_be()?, meta.u32_be()?)
+            }
+            b"irot" => Property::Rotation(meta.u8()? & 3),
+            b"imir" => Property::Mirror(meta.u8()? & 1),
+            _ => Property::Other,
+        });
+        meta.seek(next)?;
+    }
+    Ok(properties)
+}
+
+/// Pairs of item id and 1-based property index (23008-12 §9.3.1).
+fn property_associations(meta: &mut Nested<'_>) -> Result<Vec<(u32, u16)>, Error> {
+    let version_and_flags = meta.u32_be()?;
+    let (wide_items, wide_indexes) = (version_and_flags >> 24 != 0, version_and_flags & 1 != 0);
+    let mut pairs = Vec::new();
+    for _ in 0..meta.u32_be()? {
+        let item = if wide_items { meta.u32_be()? } else { u32::from(meta.u16_be()?) };
+        for _ in 0..meta.u8()? {
+            let index = if wide_indexes { meta.u16_be()? & 0x7FFF } else { u16::from(meta.u8()? & 0x7F) };
+            pairs.push((item, index));
+        }
+    }
+    Ok(pairs)
+}
+
+/// Offsets and lengths in the file of every item's extents (14496-12 §8.11.3). Items inside the meta box itself
+/// were read with it and need no check.
+fn locations(meta: &mut Nested<'_>) -> Result<Vec<(u64, u64)>, Error> {
+    /// A picture of tiles has one item a tile.
+    const EXTENTS_MAX: usize = 100_000;
+    let version = meta.u32_be()? >> 24;
+    let [sizes_high, sizes_low] = meta.bytes()?;
+    let (offset_size, length_size, base_size) = (sizes_high >> 4, sizes_high & 15, sizes_low >> 4);
+    let index_size = if version == 0 { 0 } else { sizes_low & 15 };
+    let items = if version < 2 { u32::from(meta.u16_be()?) } else { meta.u32_be()? };
+    let mut extents = Vec::new();
+    for _ in 0..items {
+        meta.skip(if version < 2 { 2 } else { 4 })?;
+        let method = if version == 0 { 0 } else { meta.u16_be()? & 15 };
+        meta.skip(2)?;
+        let base = sized(meta, base_size)?;
+        for _ in 0..meta.u16_be()? {
+            sized(meta, index_size)?;
+            let (offset, len) = (sized(meta, offset_size)?, sized(meta, length_size)?);
+            if method == 0 {
+                extents.push((base.saturating_add(offset), len));
+            }
+        }
+        if extents.len() > EXTENTS_MAX {
+            return Err(meta.corrupt("it has too many pieces"));
+        }
+    }
+    Ok(extents)
+}
+
+fn sized(meta: &mut Nested<'_>, bytes: u8) -> Result<u64, Error> {
+    match bytes {
+        0 => Ok(0),
+        4 => meta.u32_be().map(u64::from),
+        8 => Ok(u64::from(meta.u32_be()?) << 32 | u64::from(meta.u32_be()?)),
+        _ => Err(meta.corrupt("its index uses an unknown number width")),
+    }
+}
+
+/// The largest number of samples of any track: the frames of an image sequence. Descends moov/trak/mdia/minf/stbl to stsz.
+fn sample_count(moov: &mut Nested<'_>) -> Result<u32, Error> {
+    let mut most = 0;
+    while moov.remaining() > 0 {
+        let (kind, len) = box_header(moov)?;
+        match &kind {
+            b"trak" | b"mdia" | b"minf" | b"stbl" => {}
+            b"stsz" => {
+                let end = moov.position() + len;
+                moov.skip(8)?;
+                most = most.max(moov.u32_be()?);
+                moov.seek(end)?;
+            }
+            _ => moov.skip(len)?,
+        }
+    }
+    Ok(most)
+}

@@ -1,0 +1,101 @@
+use std::io::{Read, Seek};
+
+use super::source::Source;
+use super::tiff::exif_orientation;
+use crate::facts::check_frames;
+use crate::{Error, Facts, Limits, Orientation};
+
+/// An eXIf chunk longer than this is not read; the orientation stands at its start (F-row: EXIF is read under a cap).
+const EXIF_BYTES_MAX: u32 = 64 * 1024;
+
+/// Walks the chunks of a PNG up to IEND and checks the CRC of every critical one (PNG third edition §5).
+pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+    source.skip(8)?;
+    let mut facts = None;
+    let mut has_data = false;
+    let mut frames = 1;
+    let mut orientation = Orientation::UPRIGHT;
+    loop {
+        let len = source.u32_be()?;
+        let kind: [u8; 4] = source.bytes()?;
+        if len > i32::MAX as u32 || !kind.iter().all(u8::is_ascii_alphabetic) {
+            return Err(source.corrupt("a chunk header makes no sense"));
+        }
+        if facts.is_none() && &kind != b"IHDR" {
+            return Err(source.corrupt("it doesn't start with its header chunk"));
+        }
+        match &kind {
+            b"IHDR" if facts.is_some() => return Err(source.corrupt("a second header chunk")),
+            b"IHDR" => facts = Some(header(source, len, limits)?),
+            b"IEND" => {
+                checked_chunk(source, kind, len)?;
+                break;
+            }
+            b"IDAT" => {
+                has_data = true;
+                checked_chunk(source, kind, len)?;
+            }
+            b"acTL" if len == 8 && !has_data => {
+                frames = source.u32_be()?;
+                source.skip(4 + 4)?;
+            }
+            b"eXIf" if len <= EXIF_BYTES_MAX => {
+                orientation = exif_orientation(&source.vec(len as usize)?);
+                source.skip(4)?;
+            }
+            [first, ..] if first.is_ascii_uppercase() => checked_chunk(source, kind, len)?,
+            _ => source.skip(u64::from(len) + 4)?,
+        }
+    }
+    let facts = facts.ok_or_else(|| source.corrupt("it has no header chunk"))?;
+    if !has_data {
+        return Err(source.corrupt("it has no image data"));
+    }
+    if frames == 0 {
+        return Err(source.corrupt("its animation has no frames"));
+    }
+    check_frames(frames, u64::from(frames) * u64::from(facts.width) * u64::from(facts.height), limits)?;
+    Ok(Facts { frames, orientation, ..facts })
+}
+
+fn header<R: Read + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> Result<Facts, Error> {
+    if len != 13 {
+        return Err(source.corrupt("its header chunk has the wrong length"));
+    }
+    let header: [u8; 13] = source.bytes()?;
+    let [w3, w2, w1, w0, h3, h2, h1, h0, depth, colour, compression, filter, interlace] = header;
+    let depth_fits = match colour {
+        0 => matches!(depth, 1 | 2 | 4 | 8 | 16),
+        3 => matches!(depth, 1 | 2 | 4 | 8),
+        2 | 4 | 6 => matches!(depth, 8 | 16),
+        _ => false,
+    };
+    if !depth_fits || compression != 0 || filter != 0 || interlace > 1 {
+        return Err(source.corrupt("its header names a kind of pixel that PNG doesn't have"));
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(b"IHDR");
+    crc.update(&header);
+    if source.u32_be()? != crc.finalize() {
+        return Err(source.corrupt("a chunk's checksum is wrong"));
+    }
+    let (width, height) = (u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0]));
+    Facts::still(source.format(), width, height, limits)
+}
+
+fn checked_chunk<R: Read + Seek>(source: &mut Source<R>, kind: [u8; 4], len: u32) -> Result<(), Error> {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&kind);
+    let mut left = len as usize;
+    while left > 0 {
+        let buffer = source.buffered()?;
+        if buffer.is_empty() {
+            return Err(source.truncated());
+        }
+        let take = buffer.len().min(left);
+        crc.update(&buffer[..take]);
+        source.consume(take);
+        left -= take;
+    }
+    if source.u32_be()? == crc.finalize() { Ok(()) } else { Err(source.corrupt("a chunk's checksum is wrong")) }
+}

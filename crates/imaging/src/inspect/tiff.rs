@@ -1,0 +1,166 @@
+use std::io::{Cursor, Read, Seek};
+
+use super::source::Source;
+use crate::facts::{check_frames, check_size};
+use crate::{Error, Facts, Format, Limits, Orientation};
+
+const TAG_WIDTH: u16 = 256;
+const TAG_HEIGHT: u16 = 257;
+const TAG_STRIP_OFFSETS: u16 = 273;
+const TAG_ORIENTATION: u16 = 274;
+const TAG_STRIP_BYTES: u16 = 279;
+const TAG_TILE_OFFSETS: u16 = 324;
+const TAG_TILE_BYTES: u16 = 325;
+
+/// A page cut into more pieces than this is refused: each piece costs two reads.
+const PIECES_MAX: u32 = 200_000;
+
+/// Walks the chain of image file directories and checks that every strip and tile lies inside the file (TIFF 6.0 §2).
+pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+    let order = ByteOrder::read(source)?;
+    source.skip(2)?;
+    let mut next = order.u32(source)?;
+    let mut first: Option<Facts> = None;
+    let (mut frames, mut frame_pixels) = (0_u32, 0_u64);
+    while next != 0 {
+        frames += 1;
+        let page = Directory::read(source, order, next)?;
+        let (Some(width), Some(height)) = (page.width, page.height) else {
+            return Err(source.corrupt("a page has no size"));
+        };
+        check_size(source.format(), width, height, limits)?;
+        frame_pixels += u64::from(width) * u64::from(height);
+        // The bound on frames also ends a chain that bites its own tail.
+        check_frames(frames, frame_pixels, limits)?;
+        page.check_pieces(source, order)?;
+        if first.is_none() {
+            first = Some(Facts { orientation: page.orientation, ..Facts::still(source.format(), width, height, limits)? });
+        }
+        next = page.next;
+    }
+    let first = first.ok_or_else(|| source.corrupt("it has no pages"))?;
+    Ok(Facts { frames, ..first })
+}
+
+/// The orientation in an EXIF block (a TIFF file of its own, CIPA DC-008 §4.5); upright when it can't be read.
+pub(super) fn exif_orientation(exif: &[u8]) -> Orientation {
+    let read = || -> Result<Orientation, Error> {
+        let mut source = Source::new(Cursor::new(exif))?;
+        source.announce(Format::Tiff);
+        let order = ByteOrder::read(&mut source)?;
+        source.skip(2)?;
+        let offset = order.u32(&mut source)?;
+        Ok(Directory::read(&mut source, order, offset)?.orientation)
+    };
+    read().unwrap_or(Orientation::UPRIGHT)
+}
+
+#[derive(Clone, Copy)]
+enum ByteOrder {
+    Little,
+    Big,
+}
+
+impl ByteOrder {
+    fn read<R: Read + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
+        match &source.bytes::<2>()? {
+            b"II" => Ok(Self::Little),
+            b"MM" => Ok(Self::Big),
+            _ => Err(source.corrupt("its byte order is unknown")),
+        }
+    }
+
+    fn u16<R: Read + Seek>(self, source: &mut Source<R>) -> Result<u16, Error> {
+        match self {
+            Self::Little => source.u16_le(),
+            Self::Big => source.u16_be(),
+        }
+    }
+
+    fn u32<R: Read + Seek>(self, source: &mut Source<R>) -> Result<u32, Error> {
+        match self {
+            Self::Little => source.u32_le(),
+            Self::Big => source.u32_be(),
+        }
+    }
+}
+
+/// A list of numbers that stands in the directory or, when it is too long for that, elsewhere in the file.
+#[derive(Clone, Copy)]
+struct Numbers {
+    offset: u64,
+    count: u32,
+    wide: bool,
+}
+
+impl Numbers {
+    fn read<R: Read + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<Vec<u32>, Error> {
+        source.seek(self.offset)?;
+        (0..self.count).map(|_| if self.wide { order.u32(source) } else { order.u16(source).map(u32::from) }).collect()
+    }
+}
+
+struct Directory {
+    width: Option<u32>,
+    height: Option<u32>,
+    orientation: Orientation,
+    offsets: Option<Numbers>,
+    lengths: Option<Numbers>,
+    next: u32,
+}
+
+impl Directory {
+    fn read<R: Read + Seek>(source: &mut Source<R>, order: ByteOrder, offset: u32) -> Result<Self, Error> {
+        source.seek(u64::from(offset))?;
+        let entries = order.u16(source)?;
+        let mut directory =
+            Self { width: None, height: None, orientation: Orientation::UPRIGHT, offsets: None, lengths: None, next: 0 };
+        for _ in 0..entries {
+            let end = source.position() + 12;
+            let (tag, kind, count) = (order.u16(source)?, order.u16(source)?, order.u32(source)?);
+            match tag {
+                TAG_WIDTH | TAG_HEIGHT | TAG_ORIENTATION => {
+                    let value = if kind == 3 { u32::from(order.u16(source)?) } else { order.u32(source)? };
+                    match tag {
+                        TAG_WIDTH => directory.width = Some(value),
+                        TAG_HEIGHT => directory.height = Some(value),
+                        _ => directory.orientation = Orientation::from_exif(u16::try_from(value).unwrap_or(0)),
+                    }
+                }
+                TAG_STRIP_OFFSETS | TAG_TILE_OFFSETS => directory.offsets = Some(numbers(source, order, kind, count)?),
+                TAG_STRIP_BYTES | TAG_TILE_BYTES => directory.lengths = Some(numbers(source, order, kind, count)?),
+                _ => {}
+            }
+            source.seek(end)?;
+        }
+        // An EXIF block may end with its last entry; the chain then ends too.
+        directory.next = if source.remaining() >= 4 { order.u32(source)? } else { 0 };
+        Ok(directory)
+    }
+
+    fn check_pieces<R: Read + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<(), Error> {
+        let (Some(offsets), Some(lengths)) = (self.offsets, self.lengths) else {
+            return Err(source.corrupt("a page has no image data"));
+        };
+        if offsets.count == 0 || offsets.count != lengths.count {
+            return Err(source.corrupt("a page's pieces don't match their lengths"));
+        }
+        let (offsets, lengths) = (offsets.read(source, order)?, lengths.read(source, order)?);
+        offsets.iter().zip(&lengths).try_for_each(|(offset, len)| source.require(u64::from(*offset), u64::from(*len)))
+    }
+}
+
+fn numbers<R: Read + Seek>(source: &mut Source<R>, order: ByteOrder, kind: u16, count: u32) -> Result<Numbers, Error> {
+    let wide = match kind {
+        3 => false,
+        4 => true,
+        _ => return Err(source.corrupt("a list of offsets has the wrong type")),
+    };
+    if count > PIECES_MAX {
+        return Err(source.corrupt("a page has too many pieces"));
+    }
+    let len = u64::from(count) * if wide { 4 } else { 2 };
+    let offset = if len <= 4 { source.position() } else { u64::from(order.u32(source)?) };
+    source.require(offset, len)?;
+    Ok(Numbers { offset, count, wide })
+}

@@ -1,0 +1,18 @@
+//! Bytes in, facts or bytes out.
+//!
+//! [`inspect`] tells what an image is and whether it is whole, from its headers and structure alone; [`render`] decodes,
+//! orients, fits and encodes. Everything here is pure and synchronous: no clock, no network, no file names, no async. It faces
+//! hostile bytes, so every read is bounded by [`Limits`] and `render` is meant to run in a process that has nothing to lose.
+
+mod error;
+mod facts;
+mod format;
+mod inspect;
+mod limits;
+pub mod render;
+
+pub use error::{Error, Limit};
+pub use facts::{Facts, Orientation};
+pub use format::Format;
+pub use inspect::{inspect, inspect_head};
+pub use limits::Limits;
