@@ -1,0 +1,157 @@
+//! The handles that everything works with, built once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use imagewell_imaging::Limits;
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+
+use crate::accounts::{Accounts, SessionLimits};
+use crate::db::Database;
+use crate::halt::Halt;
+use crate::model::{BlobKey, Image, ImageId};
+use crate::passwords::Passwords;
+use crate::storage::Storage;
+use crate::workers::Workers;
+use crate::{Error, sweep};
+
+/// Everything that the core must be told. The server fills it from its settings.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the database and the blobs live.
+    pub data_dir: PathBuf,
+    /// Bounds on images.
+    pub limits: Limits,
+    /// Bytes of one upload held in memory; more go through a file.
+    pub upload_memory_bytes_max: usize,
+    /// Uploads received at once.
+    pub uploads_concurrent_max: usize,
+    /// Free space that uploads leave alone.
+    pub free_bytes_min: u64,
+    /// Free inodes that uploads leave alone.
+    pub free_inodes_min: u64,
+    /// Connections that read the database.
+    pub database_readers_max: u32,
+    /// Bytes of blobs held in memory for reading.
+    pub blob_cache_bytes_max: u64,
+    /// A larger blob is not held in memory.
+    pub blob_cache_entry_bytes_max: u64,
+    /// Images whose records are held in memory.
+    pub image_cache_max: usize,
+    /// argon2id's memory, in KiB.
+    pub password_memory_kib: u32,
+    /// argon2id's passes.
+    pub password_passes: u32,
+    /// Passwords hashed at once.
+    pub password_concurrent_max: usize,
+    /// Bounds on sessions and logins.
+    pub sessions: SessionLimits,
+    /// The program that workers run: our own.
+    pub worker_program: PathBuf,
+    /// Workers at once.
+    pub workers_concurrent_max: usize,
+    /// A worker is killed after this long.
+    pub worker_time_max: Duration,
+    /// What sweeping needs to know.
+    pub sweep: sweep::Options,
+}
+
+/// Weighs cached blobs by their bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct BlobWeight;
+
+impl quick_cache::Weighter<BlobKey, Bytes> for BlobWeight {
+    fn weight(&self, key: &BlobKey, bytes: &Bytes) -> u64 {
+        (bytes.len() + key.as_str().len() + 128) as u64
+    }
+}
+
+/// The service. Cheap to share.
+#[derive(Debug)]
+pub struct App {
+    /// The embedded database.
+    pub database: Database,
+    /// The blobs.
+    pub storage: Storage,
+    /// Sessions and logins.
+    pub accounts: Accounts,
+    /// Set after a failed sync.
+    pub halt: Arc<Halt>,
+    pub(crate) workers: Workers,
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) images: Cache<ImageId, Arc<Image>>,
+    pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
+    pub(crate) options: Options,
+}
+
+impl App {
+    /// Opens the database and the store.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] says what could not be opened.
+    pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
+        let halt = Arc::new(Halt::default());
+        let storage = Storage::open(&options.data_dir, Arc::clone(&halt), options.free_bytes_min, options.free_inodes_min)?;
+        let file = options.data_dir.join("imagewell.db");
+        let database = Database::open(&file, options.database_readers_max, Arc::clone(&halt)).await?;
+        let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
+        let concurrent_max = options.password_concurrent_max;
+        let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
+            .await
+            .map_err(|error| Error::internal("hashing a password", &error))??;
+        let accounts = Accounts::new(database.clone(), passwords, options.sessions);
+        accounts.refresh_rights().await?;
+        // The cache is told how many entries to expect; small images of 16 KiB on average.
+        let blobs_expected = usize::try_from(options.blob_cache_bytes_max / (16 * 1024)).unwrap_or(usize::MAX).max(16);
+        Ok(Arc::new(Self {
+            accounts,
+            halt,
+            workers: Workers::new(options.worker_program.clone(), options.workers_concurrent_max, options.worker_time_max),
+            uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
+            images: Cache::new(options.image_cache_max),
+            blobs: Cache::with_weighter(blobs_expected, options.blob_cache_bytes_max, BlobWeight),
+            database,
+            storage,
+            options,
+        }))
+    }
+
+    /// Whether images can be stored and read now: for readiness.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.halt.check()?;
+        self.database.ping().await
+    }
+
+    /// Does what must be done once a second, a minute and an hour, until dropped.
+    pub async fn run_in_background(self: Arc<Self>) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next_sweep = tokio::time::Instant::now();
+        let mut ticks = 0_u64;
+        loop {
+            seconds.tick().await;
+            ticks += 1;
+            if let Err(error) = self.accounts.refresh_rights().await {
+                tracing::warn!(%error, "rights could not be read again");
+            }
+            if ticks.is_multiple_of(60) {
+                self.accounts.forget_old_attempts();
+            }
+            if tokio::time::Instant::now() >= next_sweep {
+                next_sweep = tokio::time::Instant::now() + self.options.sweep.interval;
+                let app = Arc::clone(&self);
+                tokio::spawn(async move {
+                    if let Err(error) = sweep::run(&app, sweep::Mode::Remove, |_| {}).await {
+                        tracing::warn!(%error, "sweeping failed; it is tried again later");
+                    }
+                });
+            }
+        }
+    }
+}

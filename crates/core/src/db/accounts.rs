@@ -1,0 +1,272 @@
+use std::collections::BTreeSet;
+
+use sqlx::FromRow;
+
+use super::{Connection, Database, read_failed, statements, write_failed};
+use crate::Error;
+use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, Timestamp};
+
+statements! {
+    ORG_BY_NAME = "SELECT id, name FROM orgs WHERE name = $1";
+    ORG_BY_ID = "SELECT id, name FROM orgs WHERE id = $1";
+    INSERT_ORG = "INSERT INTO orgs (id, name) VALUES ($1, $2)";
+    RENAME_ORG = "UPDATE orgs SET name = $2 WHERE id = $1";
+    ORG_COUNT = "SELECT COUNT(*) FROM orgs";
+    INSERT_ROLE = "INSERT INTO roles (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    ROLE_EXISTS = "SELECT COUNT(*) FROM roles WHERE org_id = $1 AND name = $2";
+    ROLE_ACTIONS = "SELECT action FROM role_actions WHERE org_id = $1 AND role = $2";
+    INSERT_ROLE_ACTION = "INSERT INTO role_actions (org_id, role, action) VALUES ($1, $2, $3)";
+    DELETE_ROLE_ACTION = "DELETE FROM role_actions WHERE org_id = $1 AND role = $2 AND action = $3";
+    INSERT_NAMESPACE = "INSERT INTO namespaces (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    FIND_ACCOUNT = "SELECT id, org_id, login, email_folded, secret_hash, disabled, token_ttl_seconds FROM accounts \
+        WHERE org_id = $1 AND kind = $2 AND login_folded = $3";
+    LOGIN_CANDIDATES = "SELECT a.id, a.org_id, a.login, a.email_folded, a.secret_hash, a.disabled, a.token_ttl_seconds \
+        FROM accounts a JOIN orgs o ON o.id = a.org_id \
+        WHERE a.kind = 'user' AND (a.login_folded = $1 OR a.email_folded = $1) \
+        AND (CAST($2 AS TEXT) IS NULL OR o.name = $2) LIMIT 2";
+    INSERT_ACCOUNT = "INSERT INTO accounts (id, org_id, kind, login, login_folded, email_folded, secret_hash, disabled, \
+        token_ttl_seconds, created_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    UPDATE_ACCOUNT = "UPDATE accounts SET email_folded = $2, secret_hash = $3, disabled = $4, token_ttl_seconds = $5 WHERE id = $1";
+    ACCOUNT_BY_ID = "SELECT id, org_id, login, email_folded, secret_hash, disabled, token_ttl_seconds FROM accounts WHERE id = $1";
+    ACCOUNT_ROLES = "SELECT role FROM account_roles WHERE account_id = $1";
+    INSERT_ACCOUNT_ROLE = "INSERT INTO account_roles (account_id, org_id, role) VALUES ($1, $2, $3)";
+    DELETE_ACCOUNT_ROLE = "DELETE FROM account_roles WHERE account_id = $1 AND role = $2";
+    ACTIONS = "SELECT DISTINCT ra.action FROM account_roles ar \
+        JOIN role_actions ra ON ra.org_id = ar.org_id AND ra.role = ar.role WHERE ar.account_id = $1";
+    GENERATION = "SELECT value FROM access_generation WHERE only_row = 1";
+    RAISE_GENERATION = "UPDATE access_generation SET value = value + 1 WHERE only_row = 1";
+}
+
+#[derive(Debug, FromRow)]
+pub(crate) struct Row {
+    id: String,
+    org_id: i64,
+    login: String,
+    email_folded: Option<String>,
+    secret_hash: String,
+    disabled: bool,
+    token_ttl_seconds: Option<i64>,
+}
+
+/// A stored account. The hash never leaves `core`.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub(crate) id: AccountId,
+    pub(crate) org: OrgId,
+    pub(crate) login: String,
+    pub(crate) email_folded: Option<String>,
+    pub(crate) secret_hash: String,
+    pub(crate) disabled: bool,
+    pub(crate) token_ttl_seconds: Option<i64>,
+}
+
+impl TryFrom<Row> for Account {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let id = row.id.parse().map_err(|error| Error::internal("reading an account's id", &error))?;
+        Ok(Self {
+            id: AccountId(id),
+            org: OrgId(row.org_id),
+            login: row.login,
+            email_folded: row.email_folded,
+            secret_hash: row.secret_hash,
+            disabled: row.disabled,
+            token_ttl_seconds: row.token_ttl_seconds,
+        })
+    }
+}
+
+/// How logins and e-mail addresses are compared.
+pub(crate) fn fold(text: &str) -> String {
+    text.trim().to_lowercase()
+}
+
+/// Users with this login or e-mail address: none, one, or two when it is ambiguous.
+pub(crate) async fn login_candidates(database: &Database, login: &str, org: Option<&str>) -> Result<Vec<Account>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(LOGIN_CANDIDATES)
+        .bind(fold(login))
+        .bind(org)
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    rows.into_iter().map(Account::try_from).collect()
+}
+
+/// The account as a caller, with everything its roles allow; none when it is gone or disabled.
+pub(crate) async fn actor(database: &Database, id: AccountId) -> Result<Option<Actor>, Error> {
+    let key = id.0.to_string();
+    let row: Option<Row> =
+        sqlx::query_as(ACCOUNT_BY_ID).bind(&key).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let Some(row) = row.filter(|row| !row.disabled) else { return Ok(None) };
+    let actions: Vec<String> =
+        sqlx::query_scalar(ACTIONS).bind(&key).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    Ok(Some(Actor {
+        org: OrgId(row.org_id),
+        account: id,
+        login: row.login,
+        actions: actions.into_iter().collect::<BTreeSet<_>>(),
+    }))
+}
+
+pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
+    sqlx::query_scalar(GENERATION).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+}
+
+pub(crate) async fn org_count(database: &Database) -> Result<i64, Error> {
+    sqlx::query_scalar(ORG_COUNT).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+}
+
+/// The account's stored hash, outside a write: hashing is slow and must not hold the writer.
+pub(crate) async fn find_outside(
+    database: &Database,
+    org: &str,
+    kind: AccountKind,
+    login: &str,
+) -> Result<Option<Account>, Error> {
+    let Some(org) = sqlx::query_as::<_, (i64, String)>(ORG_BY_NAME)
+        .bind(org)
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?
+    else {
+        return Ok(None);
+    };
+    let row: Option<Row> = sqlx::query_as(FIND_ACCOUNT)
+        .bind(org.0)
+        .bind(kind.as_str())
+        .bind(fold(login))
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    row.map(Account::try_from).transpose()
+}
+
+/// The statements of provisioning, on the writing connection.
+pub(crate) struct Provisioning<'c>(pub(crate) &'c mut Connection);
+
+impl Provisioning<'_> {
+    pub(crate) async fn org_by_name(&mut self, name: &str) -> Result<Option<Org>, Error> {
+        let row: Option<(i64, String)> =
+            sqlx::query_as(ORG_BY_NAME).bind(name).fetch_optional(&mut *self.0).await.map_err(|error| read_failed(&error))?;
+        Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
+    }
+
+    pub(crate) async fn org_by_id(&mut self, id: OrgId) -> Result<Option<Org>, Error> {
+        let row: Option<(i64, String)> =
+            sqlx::query_as(ORG_BY_ID).bind(id.0).fetch_optional(&mut *self.0).await.map_err(|error| read_failed(&error))?;
+        Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
+    }
+
+    pub(crate) async fn insert_org(&mut self, org: &Org) -> Result<(), Error> {
+        self.run(sqlx::query(INSERT_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
+    }
+
+    pub(crate) async fn rename_org(&mut self, org: &Org) -> Result<(), Error> {
+        self.run(sqlx::query(RENAME_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
+    }
+
+    /// Whether the role is new.
+    pub(crate) async fn insert_role(&mut self, org: OrgId, role: &str) -> Result<bool, Error> {
+        Ok(self.run(sqlx::query(INSERT_ROLE).bind(org.0).bind(role.to_owned())).await? > 0)
+    }
+
+    pub(crate) async fn role_exists(&mut self, org: OrgId, role: &str) -> Result<bool, Error> {
+        let count: i64 = sqlx::query_scalar(ROLE_EXISTS)
+            .bind(org.0)
+            .bind(role)
+            .fetch_one(&mut *self.0)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        Ok(count > 0)
+    }
+
+    pub(crate) async fn role_actions(&mut self, org: OrgId, role: &str) -> Result<BTreeSet<String>, Error> {
+        let actions: Vec<String> = sqlx::query_scalar(ROLE_ACTIONS)
+            .bind(org.0)
+            .bind(role)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        Ok(actions.into_iter().collect())
+    }
+
+    pub(crate) async fn insert_role_action(&mut self, org: OrgId, role: &str, action: &str) -> Result<(), Error> {
+        let query = sqlx::query(INSERT_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
+        self.run(query).await.map(|_| ())
+    }
+
+    pub(crate) async fn delete_role_action(&mut self, org: OrgId, role: &str, action: &str) -> Result<(), Error> {
+        let query = sqlx::query(DELETE_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
+        self.run(query).await.map(|_| ())
+    }
+
+    /// Whether the namespace is new.
+    pub(crate) async fn insert_namespace(&mut self, org: OrgId, name: &str) -> Result<bool, Error> {
+        Ok(self.run(sqlx::query(INSERT_NAMESPACE).bind(org.0).bind(name.to_owned())).await? > 0)
+    }
+
+    pub(crate) async fn find(&mut self, org: OrgId, kind: AccountKind, login: &str) -> Result<Option<Account>, Error> {
+        let row: Option<Row> = sqlx::query_as(FIND_ACCOUNT)
+            .bind(org.0)
+            .bind(kind.as_str())
+            .bind(fold(login))
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        row.map(Account::try_from).transpose()
+    }
+
+    pub(crate) async fn insert_account(&mut self, kind: AccountKind, account: &Account) -> Result<(), Error> {
+        let query = sqlx::query(INSERT_ACCOUNT)
+            .bind(account.id.0.to_string())
+            .bind(account.org.0)
+            .bind(kind.as_str())
+            .bind(account.login.clone())
+            .bind(fold(&account.login))
+            .bind(account.email_folded.clone())
+            .bind(account.secret_hash.clone())
+            .bind(account.disabled)
+            .bind(account.token_ttl_seconds)
+            .bind(Timestamp::now().0);
+        self.run(query).await.map(|_| ())
+    }
+
+    pub(crate) async fn update_account(&mut self, account: &Account) -> Result<(), Error> {
+        let query = sqlx::query(UPDATE_ACCOUNT)
+            .bind(account.id.0.to_string())
+            .bind(account.email_folded.clone())
+            .bind(account.secret_hash.clone())
+            .bind(account.disabled)
+            .bind(account.token_ttl_seconds);
+        self.run(query).await.map(|_| ())
+    }
+
+    pub(crate) async fn account_roles(&mut self, account: AccountId) -> Result<BTreeSet<String>, Error> {
+        let roles: Vec<String> = sqlx::query_scalar(ACCOUNT_ROLES)
+            .bind(account.0.to_string())
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        Ok(roles.into_iter().collect())
+    }
+
+    pub(crate) async fn insert_account_role(&mut self, account: AccountId, org: OrgId, role: &str) -> Result<(), Error> {
+        let query = sqlx::query(INSERT_ACCOUNT_ROLE).bind(account.0.to_string()).bind(org.0).bind(role.to_owned());
+        self.run(query).await.map(|_| ())
+    }
+
+    pub(crate) async fn delete_account_role(&mut self, account: AccountId, role: &str) -> Result<(), Error> {
+        let query = sqlx::query(DELETE_ACCOUNT_ROLE).bind(account.0.to_string()).bind(role.to_owned());
+        self.run(query).await.map(|_| ())
+    }
+
+    /// Tells every process that caches rights to forget them.
+    pub(crate) async fn raise_generation(&mut self) -> Result<(), Error> {
+        self.run(sqlx::query(RAISE_GENERATION)).await.map(|_| ())
+    }
+
+    async fn run(&mut self, query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>) -> Result<u64, Error> {
+        query.execute(&mut *self.0).await.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
+    }
+}

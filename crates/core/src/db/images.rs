@@ -1,0 +1,171 @@
+use imagewell_imaging::{Facts, Format, Orientation};
+use sqlx::FromRow;
+
+use super::{Connection, Database, read_failed, statements, write_failed};
+use crate::Error;
+use crate::model::{AccountId, ActionKey, AppKey, BlobKey, Digest, Image, ImageId, Namespace, OrgId, State, Timestamp, Version};
+
+statements! {
+    INSERT_IMAGE = "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    INSERT_VERSION = "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, file_name, \
+        format, width, height, frames, orientation, created_by, created_us) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+    FIND = "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.app_key, i.permission, i.created_us, \
+        v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, v.frames, \
+        v.orientation, v.created_by, v.created_us AS version_created_us \
+        FROM images i JOIN versions v ON v.image_id = i.id AND v.number = i.latest_version \
+        WHERE i.id = $1 AND i.state = 'kept'";
+    EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
+    BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
+    BLOB_KEYS = "SELECT blob_key, size_bytes, digest FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2";
+    COUNT = "SELECT COUNT(*) FROM images";
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    org_id: i64,
+    owner_id: String,
+    namespace: String,
+    app_key: Option<String>,
+    permission: Option<String>,
+    created_us: i64,
+    number: i64,
+    blob_key: String,
+    size_bytes: i64,
+    digest: String,
+    content_type: String,
+    file_name: Option<String>,
+    format: Option<String>,
+    width: Option<i64>,
+    height: Option<i64>,
+    frames: Option<i64>,
+    orientation: Option<i64>,
+    created_by: String,
+    version_created_us: i64,
+}
+
+impl Row {
+    /// None when a column holds what this version of imagewell doesn't know.
+    fn into_image(self) -> Option<Image> {
+        let facts = self.facts();
+        Some(Image {
+            id: ImageId::parse(&self.id).ok()?,
+            org: OrgId(self.org_id),
+            owner: AccountId(self.owner_id.parse().ok()?),
+            namespace: Namespace::from_stored(&self.namespace)?,
+            app_key: AppKey::parse(&self.app_key?).ok()?,
+            permission: ActionKey::parse(&self.permission?).ok()?,
+            state: State::Kept,
+            latest: Version {
+                number: u32::try_from(self.number).ok()?,
+                blob: BlobKey::from_stored(self.blob_key),
+                size_bytes: u64::try_from(self.size_bytes).ok()?,
+                digest: Digest::from_hex(&self.digest)?,
+                content_type: self.content_type,
+                file_name: self.file_name,
+                facts,
+                created_by: AccountId(self.created_by.parse().ok()?),
+                created: Timestamp(self.version_created_us),
+            },
+            created: Timestamp(self.created_us),
+        })
+    }
+
+    fn facts(&self) -> Option<Facts> {
+        let number = |column: Option<i64>| u32::try_from(column?).ok();
+        Some(Facts {
+            format: Format::from_extension(self.format.as_deref()?)?,
+            width: number(self.width)?,
+            height: number(self.height)?,
+            frames: number(self.frames)?,
+            orientation: Orientation::from_exif(u16::try_from(self.orientation?).ok()?),
+        })
+    }
+}
+
+/// Adds an image with its first version.
+pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result<(), Error> {
+    let version = &image.latest;
+    sqlx::query(INSERT_IMAGE)
+        .bind(image.id.to_string())
+        .bind(image.org.0)
+        .bind(image.owner.0.to_string())
+        .bind(image.namespace.as_str())
+        .bind(image.app_key.as_str())
+        .bind(image.permission.as_str())
+        .bind(image.state.as_str())
+        .bind(i64::from(version.number))
+        .bind(image.created.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    let facts = version.facts;
+    sqlx::query(INSERT_VERSION)
+        .bind(image.id.to_string())
+        .bind(i64::from(version.number))
+        .bind(version.blob.as_str())
+        .bind(i64::try_from(version.size_bytes).unwrap_or(i64::MAX))
+        .bind(version.digest.to_string())
+        .bind(&version.content_type)
+        .bind(&version.file_name)
+        .bind(facts.map(|facts| facts.format.extension()))
+        .bind(facts.map(|facts| i64::from(facts.width)))
+        .bind(facts.map(|facts| i64::from(facts.height)))
+        .bind(facts.map(|facts| i64::from(facts.frames)))
+        .bind(facts.map(|facts| i64::from(facts.orientation.exif())))
+        .bind(version.created_by.0.to_string())
+        .bind(version.created.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(())
+}
+
+/// The image with its newest version, in whichever org it is: the caller asks `access::check`.
+pub(crate) async fn find(database: &Database, id: ImageId) -> Result<Option<Image>, Error> {
+    let row: Option<Row> =
+        sqlx::query_as(FIND).bind(id.to_string()).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    match row.map(Row::into_image) {
+        None => Ok(None),
+        Some(Some(image)) => Ok(Some(image)),
+        Some(None) => Err(Error::Internal { detail: format!("the row of image {id} makes no sense") }),
+    }
+}
+
+/// Whether an id is taken, in any state.
+pub(crate) async fn exists(database: &Database, id: ImageId) -> Result<bool, Error> {
+    count(database, EXISTS, &id.to_string()).await
+}
+
+/// Whether a version points at these bytes.
+pub(crate) async fn blob_is_used(database: &Database, key: &BlobKey) -> Result<bool, Error> {
+    count(database, BLOB_EXISTS, key.as_str()).await
+}
+
+/// A page of all blobs that rows point at, in key order.
+pub(crate) async fn blobs_after(database: &Database, after: &str, count: u32) -> Result<Vec<(BlobKey, u64, Digest)>, Error> {
+    let rows: Vec<(String, i64, String)> = sqlx::query_as(BLOB_KEYS)
+        .bind(after)
+        .bind(i64::from(count))
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(key, size, digest)| {
+            Some((BlobKey::from_stored(key), u64::try_from(size).ok()?, Digest::from_hex(&digest)?))
+        })
+        .collect())
+}
+
+/// How many images there are.
+pub(crate) async fn total(database: &Database) -> Result<i64, Error> {
+    sqlx::query_scalar(COUNT).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+}
+
+async fn count(database: &Database, sql: &'static str, key: &str) -> Result<bool, Error> {
+    let count: i64 = sqlx::query_scalar(sql).bind(key).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+    Ok(count > 0)
+}

@@ -1,0 +1,135 @@
+//! The straight line of a fetch: found → allowed → bytes, from memory where they are hot.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use sha2::{Digest as _, Sha256};
+
+use crate::app::App;
+use crate::model::{Actor, Digest, Image, ImageId, Namespace, Version};
+use crate::{Error, access, db};
+
+/// How an image is named by a reader, and which of the checks the operator has left on.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Which.
+    pub id: ImageId,
+    /// In which part of the store.
+    pub namespace: Namespace,
+    /// Under which application; `None` where the operator has switched the check off.
+    pub app_key: Option<&'a str>,
+    /// Off only where the operator has switched the check off.
+    pub check_permission: bool,
+}
+
+/// Bytes on their way out.
+pub enum Body {
+    /// All of them.
+    Memory(Bytes),
+    /// In chunks. A whole read whose digest turns out wrong ends in an error before its last chunk.
+    Stream(BoxStream<'static, Result<Bytes, Error>>),
+}
+
+/// Finds an image that the caller may see. A warm one touches no database.
+///
+/// # Errors
+/// [`Error::NotFound`] for what isn't there, is another org's, or stands under another application; [`Error::Forbidden`].
+pub async fn find(app: &App, actor: &Actor, wanted: Wanted<'_>) -> Result<Arc<Image>, Error> {
+    let image = match app.images.get(&wanted.id) {
+        Some(image) => image,
+        None => {
+            let image = Arc::new(db::images::find(&app.database, wanted.id).await?.ok_or(Error::NotFound)?);
+            app.images.insert(wanted.id, Arc::clone(&image));
+            image
+        }
+    };
+    let named_right = wanted.app_key.is_none_or(|app_key| app_key == image.app_key.as_str());
+    if image.namespace != wanted.namespace || image.org != actor.org || !named_right {
+        return Err(Error::NotFound);
+    }
+    let action = if wanted.check_permission { access::Action::View(&image) } else { access::Action::ViewAsMember(&image) };
+    access::check(actor, action).inspect_err(|_| {
+        tracing::warn!(target: "audit", login = actor.login, image = %image.id, "view denied");
+    })?;
+    Ok(image)
+}
+
+/// Opens a version's bytes, all of them or a range.
+///
+/// # Errors
+/// [`Error::Internal`] when they are gone or are not what was stored; that is an alarm, never wrong bytes.
+pub async fn open(app: &App, version: &Version, range: Option<Range<u64>>) -> Result<Body, Error> {
+    if version.size_bytes <= app.options.blob_cache_entry_bytes_max {
+        let bytes = small(app, version).await?;
+        return Ok(Body::Memory(match range {
+            Some(range) => bytes.slice(to_usize(range.start)..to_usize(range.end)),
+            None => bytes,
+        }));
+    }
+    let whole = range.is_none();
+    let range = range.unwrap_or(0..version.size_bytes);
+    let chunks = app.storage.stream(&version.blob, range).await.map_err(|error| missing(version, error))?;
+    Ok(Body::Stream(if whole { verified(chunks, version.clone()) } else { chunks }))
+}
+
+/// Reads a small blob once, however many ask for it at the same time, and checks its digest.
+async fn small(app: &App, version: &Version) -> Result<Bytes, Error> {
+    app.blobs
+        .get_or_insert_async(&version.blob, async {
+            let bytes = app.storage.read(&version.blob).await.map_err(|error| missing(version, error))?;
+            if Digest(Sha256::digest(&bytes).into()) == version.digest { Ok(bytes) } else { Err(rotten(version)) }
+        })
+        .await
+}
+
+/// Passes chunks on one behind, so that the last one leaves only when the digest is right.
+fn verified(chunks: BoxStream<'static, Result<Bytes, Error>>, version: Version) -> BoxStream<'static, Result<Bytes, Error>> {
+    struct Reading {
+        chunks: BoxStream<'static, Result<Bytes, Error>>,
+        held: Option<Bytes>,
+        hasher: Sha256,
+        version: Version,
+    }
+    let reading = Reading { chunks, held: None, hasher: Sha256::new(), version };
+    futures_util::stream::try_unfold(reading, |mut reading| async move {
+        loop {
+            let Some(chunk) = reading.chunks.next().await else {
+                let digest = Digest(std::mem::take(&mut reading.hasher).finalize().into());
+                let Some(held) = reading.held.take() else { return Ok(None) };
+                return if digest == reading.version.digest { Ok(Some((held, reading))) } else { Err(rotten(&reading.version)) };
+            };
+            let chunk = chunk?;
+            reading.hasher.update(&chunk);
+            if let Some(ready) = reading.held.replace(chunk) {
+                return Ok(Some((ready, reading)));
+            }
+        }
+    })
+    .boxed()
+}
+
+fn rotten(version: &Version) -> Error {
+    metrics::counter!("imagewell_digest_mismatches_total").increment(1);
+    let detail = format!("blob {} is not what was stored: its digest is not {}", version.blob.as_str(), version.digest);
+    tracing::error!(detail, "ALARM: stored bytes have changed");
+    Error::Internal { detail }
+}
+
+/// A row points at bytes: their absence is a fault of ours, not a 404.
+fn missing(version: &Version, error: Error) -> Error {
+    match error {
+        Error::NotFound => {
+            let detail = format!("blob {} is gone", version.blob.as_str());
+            tracing::error!(detail, "ALARM: stored bytes are missing");
+            Error::Internal { detail }
+        }
+        other => other,
+    }
+}
+
+fn to_usize(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,25 @@
+//! The service without HTTP: what is stored, who may see it, and how both survive a power cut.
+//!
+//! Nothing here knows HTTP, JSON, HTML, the command line or the environment. Two straight lines carry almost everything:
+//! [`upload`] and [`fetch`].
+
+pub mod access;
+pub mod accounts;
+pub mod app;
+mod db;
+mod error;
+pub mod fetch;
+pub mod halt;
+pub mod model;
+pub mod passwords;
+pub mod provision;
+pub mod spool;
+mod storage;
+pub mod sweep;
+pub mod upload;
+pub mod variant;
+pub mod verify;
+pub mod workers;
+
+pub use app::App;
+pub use error::Error;

@@ -1,0 +1,103 @@
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::action::is_plain_key;
+use super::{AccountId, ActionKey, Namespace, OrgId, ParseError, Timestamp, Version};
+
+/// Identity of an image: OpsPortal's `uuid`, file-service's `file_handle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageId(Uuid);
+
+impl ImageId {
+    /// A fresh one.
+    #[must_use]
+    pub fn mint() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Parses the hyphenated form in either case.
+    ///
+    /// # Errors
+    /// When the text is anything else.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let hyphenated = text.len() == 36;
+        match Uuid::try_parse(text) {
+            Ok(uuid) if hyphenated => Ok(Self(uuid)),
+            _ => Err(ParseError("a uuid has the form 01234567-89ab-cdef-0123-456789abcdef")),
+        }
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// The application inside an org that an image belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AppKey(String);
+
+impl AppKey {
+    /// Longest key, in bytes.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Parses a key.
+    ///
+    /// # Errors
+    /// When it is empty, longer than [`AppKey::BYTES_MAX`], starts with a dot or holds anything but letters, digits and `. _ - :`.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if is_plain_key(text, Self::BYTES_MAX) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseError("an appKey has 1 to 255 letters, digits or any of . _ - : and starts with no dot"))
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where an image is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Stored for good.
+    Kept,
+}
+
+impl State {
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+        }
+    }
+}
+
+/// What keeps its identity while its bytes may change: an image, or a file kept unseen.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Identity.
+    pub id: ImageId,
+    /// Tenant.
+    pub org: OrgId,
+    /// Who uploaded it first.
+    pub owner: AccountId,
+    /// The API's part of the store.
+    pub namespace: Namespace,
+    /// The application it belongs to.
+    pub app_key: AppKey,
+    /// What a reader must hold.
+    pub permission: ActionKey,
+    /// Where it is in its life.
+    pub state: State,
+    /// The newest bytes.
+    pub latest: Version,
+    /// When it was first stored.
+    pub created: Timestamp,
+}

@@ -1,0 +1,281 @@
+//! Orgs, roles and accounts from a declared plan: idempotent, all or nothing, and it says what changed.
+
+use std::collections::BTreeSet;
+
+use crate::app::App;
+use crate::db::accounts::{Account, Provisioning, find_outside, fold};
+use crate::model::{AccountId, AccountKind, ActionKey, Org, OrgId};
+use crate::passwords::PASSWORD_BYTES_MAX;
+use crate::{Error, db};
+
+/// Roles that every org has from the start.
+const BUILT_IN_ROLES: &[(&str, &[&str])] = &[
+    ("uploader", &[ActionKey::UPLOAD]),
+    ("file-read", &[ActionKey::FILES_READ]),
+    ("file-write", &[ActionKey::FILES_READ, ActionKey::FILES_WRITE]),
+    ("site-admin", &[ActionKey::ADMIN]),
+];
+/// Namespaces that every org has from the start.
+const BUILT_IN_NAMESPACES: &[&str] = &["rewards"];
+
+/// What should be there. Whatever a plan doesn't mention stays as it is.
+#[derive(Debug, Default, Clone)]
+pub struct Plan {
+    /// Tenants, by number.
+    pub orgs: Vec<Org>,
+    /// Roles with exactly these actions.
+    pub roles: Vec<Role>,
+    /// Users, tills and clients.
+    pub accounts: Vec<AccountPlan>,
+    /// File-service namespaces, as org name and namespace.
+    pub namespaces: Vec<(String, String)>,
+}
+
+/// A role with exactly these actions.
+#[derive(Debug, Clone)]
+pub struct Role {
+    /// The org's name.
+    pub org: String,
+    /// The role's name.
+    pub name: String,
+    /// What it allows.
+    pub actions: Vec<ActionKey>,
+}
+
+/// An account with exactly these roles.
+#[derive(Debug, Clone)]
+pub struct AccountPlan {
+    /// What kind.
+    pub kind: AccountKind,
+    /// The org's name.
+    pub org: String,
+    /// Login, till id or client key.
+    pub login: String,
+    /// For users.
+    pub email: Option<String>,
+    /// Password or secret; hashed before it is stored.
+    pub secret: String,
+    /// Empty means the default of the kind.
+    pub roles: Vec<String>,
+    /// For clients.
+    pub token_ttl_seconds: Option<i64>,
+    /// A disabled account can't log in and has no sessions.
+    pub disabled: bool,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change(pub String);
+
+/// Makes the plan true in one transaction. The second time nothing changes.
+///
+/// # Errors
+/// [`Error::Invalid`] names an org or role that doesn't exist or a name that is taken; nothing is changed then.
+pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
+    let mut accounts = Vec::with_capacity(plan.accounts.len());
+    for account in plan.accounts {
+        accounts.push((hashed(app, &account).await?, account));
+    }
+    let (orgs, roles, namespaces) = (plan.orgs, plan.roles, plan.namespaces);
+    let changes = app
+        .database
+        .write(move |connection| {
+            Box::pin(async move {
+                let mut run = Run { rows: Provisioning(connection), changes: Vec::new() };
+                for org in &orgs {
+                    run.org(org).await?;
+                }
+                for role in &roles {
+                    run.role(role).await?;
+                }
+                for (org, name) in &namespaces {
+                    run.namespace(org, name).await?;
+                }
+                for (secret_hash, account) in accounts {
+                    run.account(account, secret_hash).await?;
+                }
+                if !run.changes.is_empty() {
+                    run.rows.raise_generation().await?;
+                }
+                Ok(run.changes)
+            })
+        })
+        .await
+        .map_err(|error| match error {
+            Error::Conflict => Error::invalid("two entries claim the same name"),
+            other => other,
+        })?;
+    app.accounts.refresh_rights().await?;
+    Ok(changes)
+}
+
+/// Whether nothing has been provisioned yet.
+///
+/// # Errors
+/// [`Error::Internal`] when the database can't be read.
+pub async fn is_empty(app: &App) -> Result<bool, Error> {
+    Ok(db::accounts::org_count(&app.database).await? == 0)
+}
+
+/// The stored hash when the secret still matches it, else a fresh one; outside the transaction, because it is slow.
+async fn hashed(app: &App, plan: &AccountPlan) -> Result<String, Error> {
+    let passwords = app.accounts.passwords();
+    if plan.secret.is_empty() || plan.secret.len() > PASSWORD_BYTES_MAX {
+        return Err(Error::invalid(format!("{}: a password has 1 to {PASSWORD_BYTES_MAX} bytes", plan.login)));
+    }
+    if let Some(account) = find_outside(&app.database, &plan.org, plan.kind, &plan.login).await?
+        && passwords.verify(plan.secret.clone(), Some(account.secret_hash.clone())).await?
+    {
+        return Ok(account.secret_hash);
+    }
+    passwords.hash(plan.secret.clone()).await
+}
+
+struct Run<'c> {
+    rows: Provisioning<'c>,
+    changes: Vec<Change>,
+}
+
+impl Run<'_> {
+    fn say(&mut self, change: String) {
+        self.changes.push(Change(change));
+    }
+
+    async fn find_org(&mut self, name: &str) -> Result<OrgId, Error> {
+        let org = self.rows.org_by_name(name).await?;
+        org.map(|org| org.id).ok_or_else(|| Error::invalid(format!("there is no org {name}: declare it under [[orgs]]")))
+    }
+
+    async fn org(&mut self, org: &Org) -> Result<(), Error> {
+        match self.rows.org_by_id(org.id).await? {
+            Some(known) if known == *org => return Ok(()),
+            Some(known) => {
+                self.rows.rename_org(org).await?;
+                self.say(format!("org {}: renamed from {} to {}", org.id.0, known.name, org.name));
+            }
+            None => {
+                self.rows.insert_org(org).await?;
+                self.say(format!("org {} {}: added", org.id.0, org.name));
+            }
+        }
+        for (role, actions) in BUILT_IN_ROLES {
+            if self.rows.insert_role(org.id, role).await? {
+                for action in *actions {
+                    self.rows.insert_role_action(org.id, role, action).await?;
+                }
+            }
+        }
+        for namespace in BUILT_IN_NAMESPACES {
+            self.rows.insert_namespace(org.id, namespace).await?;
+        }
+        Ok(())
+    }
+
+    async fn role(&mut self, role: &Role) -> Result<(), Error> {
+        let org = self.find_org(&role.org).await?;
+        let added = self.rows.insert_role(org, &role.name).await?;
+        let wanted: BTreeSet<String> = role.actions.iter().map(|action| action.as_str().to_owned()).collect();
+        let known = self.rows.role_actions(org, &role.name).await?;
+        for action in wanted.difference(&known) {
+            self.rows.insert_role_action(org, &role.name, action).await?;
+        }
+        for action in known.difference(&wanted) {
+            self.rows.delete_role_action(org, &role.name, action).await?;
+        }
+        if added {
+            self.say(format!("role {}/{}: added", role.org, role.name));
+        } else if wanted != known {
+            self.say(format!("role {}/{}: now allows {}", role.org, role.name, list(&wanted)));
+        }
+        Ok(())
+    }
+
+    async fn namespace(&mut self, org: &str, name: &str) -> Result<(), Error> {
+        let id = self.find_org(org).await?;
+        if self.rows.insert_namespace(id, name).await? {
+            self.say(format!("namespace {org}/{name}: added"));
+        }
+        Ok(())
+    }
+
+    async fn account(&mut self, plan: AccountPlan, secret_hash: String) -> Result<(), Error> {
+        let org = self.find_org(&plan.org).await?;
+        let label = format!("{} {}/{}", plan.kind.as_str(), plan.org, plan.login);
+        let wanted = Account {
+            id: AccountId::mint(),
+            org,
+            login: plan.login.clone(),
+            email_folded: plan.email.as_deref().map(fold),
+            secret_hash,
+            disabled: plan.disabled,
+            token_ttl_seconds: plan.token_ttl_seconds,
+        };
+        let id = match self.rows.find(org, plan.kind, &plan.login).await? {
+            None => {
+                self.rows.insert_account(plan.kind, &wanted).await?;
+                self.say(format!("{label}: added"));
+                wanted.id
+            }
+            Some(known) => {
+                self.update(&label, &known, Account { id: known.id, ..wanted }).await?;
+                known.id
+            }
+        };
+        self.account_roles(&label, id, org, &plan).await
+    }
+
+    async fn update(&mut self, label: &str, known: &Account, wanted: Account) -> Result<(), Error> {
+        let mut changed = Vec::new();
+        if known.secret_hash != wanted.secret_hash {
+            changed.push("password");
+        }
+        if known.email_folded != wanted.email_folded {
+            changed.push("e-mail");
+        }
+        if known.disabled != wanted.disabled {
+            changed.push(if wanted.disabled { "disabled" } else { "enabled" });
+        }
+        if known.token_ttl_seconds != wanted.token_ttl_seconds {
+            changed.push("token lifetime");
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.rows.update_account(&wanted).await?;
+        self.say(format!("{label}: {} changed", changed.join(", ")));
+        if changed.contains(&"password") || wanted.disabled {
+            let ended = db::sessions::delete_of_account(self.rows.0, wanted.id).await?;
+            if ended > 0 {
+                self.say(format!("{label}: {ended} sessions ended"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn account_roles(&mut self, label: &str, id: AccountId, org: OrgId, plan: &AccountPlan) -> Result<(), Error> {
+        let default = match plan.kind {
+            AccountKind::User => "uploader",
+            AccountKind::Till | AccountKind::Client => "file-write",
+        };
+        let wanted: BTreeSet<String> =
+            if plan.roles.is_empty() { BTreeSet::from([default.to_owned()]) } else { plan.roles.iter().cloned().collect() };
+        let known = self.rows.account_roles(id).await?;
+        for role in wanted.difference(&known) {
+            if !self.rows.role_exists(org, role).await? {
+                return Err(Error::invalid(format!("{label}: the org has no role {role}: declare it under [[roles]]")));
+            }
+            self.rows.insert_account_role(id, org, role).await?;
+        }
+        for role in known.difference(&wanted) {
+            self.rows.delete_account_role(id, role).await?;
+        }
+        if !known.is_empty() && wanted != known {
+            self.say(format!("{label}: now has the roles {}", list(&wanted)));
+        }
+        Ok(())
+    }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,137 @@
+//! Removes what nothing points at: blobs without a row, staging files of a crash, ended sessions. Rows are the truth; whatever
+//! is younger than the grace period may still be on its way to one.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use crate::app::App;
+use crate::model::{BlobKey, Timestamp};
+use crate::{Error, db};
+
+/// Between two looks at progress.
+const REPORT_EVERY: u64 = 10_000;
+
+/// How sweeping goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Between two sweeps in the background.
+    pub interval: Duration,
+    /// What is younger is left alone. Must be longer than the longest upload.
+    pub grace: Duration,
+}
+
+/// Whether to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Only say what would be removed.
+    DryRun,
+    /// Remove it.
+    Remove,
+}
+
+/// Something found, with the reason why it goes.
+#[derive(Debug)]
+pub enum Finding {
+    /// A blob that no version points at.
+    Orphan {
+        /// Its key.
+        key: BlobKey,
+        /// Its size.
+        size_bytes: u64,
+        /// Since when it lies there.
+        modified: Timestamp,
+    },
+    /// A staging file.
+    Leftover {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// So many sessions have ended.
+    EndedSessions(u64),
+    /// So many blobs were looked at so far.
+    Progress(u64),
+}
+
+/// What a sweep came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Blobs looked at.
+    pub blobs: u64,
+    /// Blobs without a row.
+    pub orphans: u64,
+    /// Staging files.
+    pub leftovers: u64,
+    /// Ended sessions.
+    pub sessions: u64,
+    /// Bytes of orphans and leftovers.
+    pub bytes: u64,
+}
+
+/// Looks at everything once and tells each finding to `report`.
+///
+/// # Errors
+/// [`Error::Internal`] when the store or the database fails; the next sweep goes on where this one stopped.
+pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send) -> Result<Summary, Error> {
+    let mut summary = Summary::default();
+    let grace = app.options.sweep.grace;
+    sweep_blobs(app, mode, grace, &mut summary, &mut report).await?;
+    for leftover in app.storage.leftovers(grace).await? {
+        summary.leftovers += 1;
+        summary.bytes += leftover.size_bytes;
+        report(&Finding::Leftover { path: leftover.path.clone(), size_bytes: leftover.size_bytes });
+        if mode == Mode::Remove {
+            app.storage.remove_leftover(&leftover).await?;
+        }
+    }
+    summary.sessions = sweep_sessions(app, mode).await?;
+    report(&Finding::EndedSessions(summary.sessions));
+    if mode == Mode::Remove {
+        tracing::info!(?summary, "swept");
+        metrics::counter!("imagewell_swept_blobs_total").increment(summary.orphans);
+    }
+    Ok(summary)
+}
+
+async fn sweep_blobs(
+    app: &App,
+    mode: Mode,
+    grace: Duration,
+    summary: &mut Summary,
+    report: &mut (impl FnMut(&Finding) + Send),
+) -> Result<(), Error> {
+    let old_enough = Timestamp::now().minus(grace);
+    let mut blobs = app.storage.list();
+    while let Some(blob) = blobs.next().await {
+        let blob = blob?;
+        summary.blobs += 1;
+        if summary.blobs.is_multiple_of(REPORT_EVERY) {
+            report(&Finding::Progress(summary.blobs));
+        }
+        if blob.modified > old_enough || db::images::blob_is_used(&app.database, &blob.key).await? {
+            continue;
+        }
+        summary.orphans += 1;
+        summary.bytes += blob.size_bytes;
+        if mode == Mode::Remove {
+            app.storage.delete(&blob.key).await?;
+        }
+        report(&Finding::Orphan { key: blob.key, size_bytes: blob.size_bytes, modified: blob.modified });
+    }
+    Ok(())
+}
+
+async fn sweep_sessions(app: &App, mode: Mode) -> Result<u64, Error> {
+    let now = Timestamp::now();
+    let idle_since = now.minus(app.accounts.limits().idle);
+    match mode {
+        Mode::DryRun => db::sessions::count_ended(&app.database, now, idle_since).await,
+        Mode::Remove => {
+            app.database
+                .write(move |connection| Box::pin(async move { db::sessions::delete_ended(connection, now, idle_since).await }))
+                .await
+        }
+    }
+}
