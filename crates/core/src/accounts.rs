@@ -256,8 +256,9 @@ impl Accounts {
     }
 }
 
-/// An IPv6 caller owns its /64, so that counts as one address.
-fn network(address: IpAddr) -> IpAddr {
+/// What counts as one address: an IPv6 caller owns its whole /64.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 => v4,

@@ -14,6 +14,7 @@ use crate::db::Database;
 use crate::halt::Halt;
 use crate::model::{BlobKey, Image, ImageId};
 use crate::passwords::Passwords;
+use crate::spool::Spool;
 use crate::storage::Storage;
 use crate::workers::Workers;
 use crate::{Error, sweep};
@@ -117,6 +118,12 @@ impl App {
             storage,
             options,
         }))
+    }
+
+    /// A spool for text that is decoded before it is uploaded.
+    #[must_use]
+    pub fn spool(&self, bytes_max: u64) -> Spool {
+        Spool::new(self.storage.spool_folder(), self.options.upload_memory_bytes_max, bytes_max)
     }
 
     /// Whether images can be stored and read now: for readiness.
