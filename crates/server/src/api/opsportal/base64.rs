@@ -1,0 +1,338 @@
+//! Images as base64 text, for clients that have no files: in JSON, in a form, or in a multipart part.
+//!
+//! The text is spooled, then read twice by blocking code that never holds more than a buffer of it: once for the parameters,
+//! which may stand behind the image, once to decode.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use base64::engine::general_purpose::GeneralPurpose;
+use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
+use base64::read::DecoderReader;
+use bytes::Bytes;
+use imagewell_core::Error;
+use imagewell_core::model::Namespace;
+use imagewell_core::spool::Content;
+use imagewell_core::upload::{self, Accept};
+use struson::reader::{JsonReader as _, JsonStreamReader, ValueType};
+use tokio::sync::mpsc;
+
+use super::caller::Caller;
+use super::error::{Refusal, Result};
+use super::parameters::Parameters;
+use super::upload::OVERHEAD_BYTES_MAX;
+use super::wire::{ErrorEnvelope, Uploaded};
+use crate::intake::Intake;
+use crate::multipart::Multipart;
+use crate::serve::Service;
+
+/// With or without padding: both are common.
+const ENGINE: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+/// Bytes decoded at a time.
+const CHUNK_BYTES: usize = 48 * 1024;
+/// Bytes of the names and values of scalar parameters.
+const SCALAR_BYTES_MAX: u64 = 64 * 1024;
+
+/// How the base64 text is wrapped.
+#[derive(Clone, Copy)]
+enum Wrapping {
+    Json,
+    Form,
+    Bare,
+}
+
+/// Upload an image as base64 text
+///
+/// `image` is base64 without a data-URI prefix; `appKey`, `permission`, `isWebix` and `uuid` stand beside it, in JSON, in an
+/// urlencoded form or in multipart text parts before it.
+#[utoipa::path(post, path = "/opsportal/imageBase64", tag = "OpsPortal",
+    request_body(content = serde_json::Value, description = "`appKey`, `permission`, `image`"),
+    responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn upload(State(service): State<Service>, request: Request) -> Result<Json<Uploaded>> {
+    let (head, body) = request.into_parts();
+    let bytes_max = service.settings.opsportal.upload_bytes_max;
+    // Percent-encoding makes the text longer than the 4/3 that base64 costs.
+    let text_bytes_max = bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX);
+    let intake = Intake::new(body, &service.settings, text_bytes_max, bytes_max);
+    let mut parameters = Parameters::new(Vec::new(), head.uri.query());
+    let uploaded = receive(&service, &head.headers, &mut parameters, &intake, bytes_max).await;
+    if uploaded.is_err() {
+        intake.linger();
+    }
+    uploaded
+}
+
+async fn receive(
+    service: &Service,
+    headers: &HeaderMap,
+    parameters: &mut Parameters,
+    intake: &Intake,
+    bytes_max: u64,
+) -> Result<Json<Uploaded>> {
+    let caller = Caller::begin(service, headers, parameters).await?;
+    if caller.csrf_passed() {
+        caller.uploader(parameters)?;
+    }
+    super::upload::refuse_by_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let found = match kind.as_str() {
+        "application/json" => from_body(service, parameters, intake, Wrapping::Json, bytes_max).await?,
+        "application/x-www-form-urlencoded" => from_body(service, parameters, intake, Wrapping::Form, bytes_max).await?,
+        "multipart/form-data" => from_multipart(service, headers, parameters, intake, &caller, bytes_max).await?,
+        _ => {
+            caller.uploader(parameters)?;
+            return Err(Refusal::invalid("send JSON, an urlencoded form or multipart/form-data with the text `image`"));
+        }
+    };
+    let actor = caller.uploader(parameters)?;
+    let Some((text, wrapping)) = found else {
+        let mut missing = parameters.missing();
+        missing.push("image");
+        return Err(Refusal::missing(&missing));
+    };
+    let uploading = parameters.for_upload()?;
+    let request = upload::Request {
+        actor,
+        namespace: Namespace::OpsportalImages,
+        app_key: uploading.app_key,
+        permission: uploading.permission,
+        id: uploading.uuid,
+        bytes_max,
+        accept: Accept::Images,
+    };
+    let admitted = upload::admit(&service.app, request).await?;
+    let image = admitted.receive(decoded(text, wrapping)).await?.store().await?;
+    Ok(Json(Uploaded::new(image.id.to_string(), uploading.is_webix)))
+}
+
+/// Spools the whole body and reads the parameters out of it.
+async fn from_body(
+    service: &Service,
+    parameters: &mut Parameters,
+    intake: &Intake,
+    wrapping: Wrapping,
+    bytes_max: u64,
+) -> Result<Option<(Content, Wrapping)>> {
+    let text = spooled(service, intake.chunks(), bytes_max).await?;
+    let reader = text.reader();
+    let scalars = tokio::task::spawn_blocking(move || match wrapping {
+        Wrapping::Json => json_scalars(reader),
+        _ => form_scalars(reader),
+    })
+    .await
+    .map_err(|error| Error::internal("reading a body", &error))?
+    .map_err(Refusal::invalid)?;
+    for (name, value) in scalars.values {
+        parameters.add_from_body(name, value);
+    }
+    Ok(scalars.has_image.then_some((text, wrapping)))
+}
+
+async fn from_multipart(
+    service: &Service,
+    headers: &HeaderMap,
+    parameters: &mut Parameters,
+    intake: &Intake,
+    caller: &Caller,
+    bytes_max: u64,
+) -> Result<Option<(Content, Wrapping)>> {
+    let mut multipart = Multipart::new(headers, intake.chunks(), &service.settings)?;
+    let mut found = None;
+    while let Some(mut part) = multipart.next().await? {
+        if found.is_some() {
+            part.skip().await?;
+        } else if part.name == "image" {
+            caller.uploader(parameters)?;
+            found = Some((spooled(service, part.chunks(), bytes_max).await?, Wrapping::Bare));
+        } else {
+            let name = part.name.clone();
+            parameters.add_from_body(name, part.text().await?);
+        }
+    }
+    Ok(found)
+}
+
+async fn spooled<S>(service: &Service, mut chunks: S, bytes_max: u64) -> Result<Content>
+where
+    S: futures_util::Stream<Item = std::result::Result<Bytes, Error>> + Unpin,
+{
+    let mut spool = service.app.spool(bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX));
+    while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
+        spool.write(&chunk?).await?;
+    }
+    Ok(spool.finish().await?.content)
+}
+
+#[derive(Default)]
+struct Scalars {
+    values: Vec<(String, String)>,
+    has_image: bool,
+}
+
+type Parsed<T> = std::result::Result<T, &'static str>;
+
+const NOT_JSON: &str = "the body is no JSON object with text, numbers, true and false";
+const NOT_FORM: &str = "the form has a name or value that is too long or no UTF-8";
+
+fn json_scalars(reader: impl Read) -> Parsed<Scalars> {
+    let mut json = JsonStreamReader::new(reader);
+    let mut scalars = Scalars::default();
+    let mut read = || -> std::result::Result<(), Box<dyn std::error::Error>> {
+        json.begin_object()?;
+        while json.has_next()? {
+            let name = json.next_name_owned()?;
+            match (name.as_str(), json.peek()?) {
+                ("image", ValueType::String) => {
+                    scalars.has_image = true;
+                    json.skip_value()?;
+                }
+                (_, ValueType::String) => {
+                    let mut value = String::new();
+                    json.next_string_reader()?.take(SCALAR_BYTES_MAX).read_to_string(&mut value)?;
+                    scalars.values.push((name, value));
+                }
+                (_, ValueType::Number) => scalars.values.push((name, json.next_number_as_string()?)),
+                (_, ValueType::Boolean) => scalars.values.push((name, json.next_bool()?.to_string())),
+                _ => json.skip_value()?,
+            }
+        }
+        json.end_object()?;
+        Ok(())
+    };
+    read().map_err(|_| NOT_JSON)?;
+    Ok(scalars)
+}
+
+fn form_scalars(reader: impl Read) -> Parsed<Scalars> {
+    let mut form = BufReader::new(reader);
+    let mut scalars = Scalars::default();
+    while let Some(name) = form_name(&mut form)? {
+        let mut value = FormValue { form: &mut form, ended: false };
+        if name == "image" {
+            scalars.has_image = true;
+            io::copy(&mut value, &mut io::sink()).map_err(|_| NOT_FORM)?;
+        } else {
+            let mut text = String::new();
+            (&mut value).take(SCALAR_BYTES_MAX).read_to_string(&mut text).map_err(|_| NOT_FORM)?;
+            if !value.ended && value.read(&mut [0]).map_err(|_| NOT_FORM)? > 0 {
+                return Err(NOT_FORM);
+            }
+            scalars.values.push((name, text));
+        }
+    }
+    Ok(scalars)
+}
+
+/// The next name, or none at the end.
+fn form_name(form: &mut impl BufRead) -> Parsed<Option<String>> {
+    let mut name = Vec::new();
+    form.take(SCALAR_BYTES_MAX).read_until(b'=', &mut name).map_err(|_| NOT_FORM)?;
+    match name.pop() {
+        None => Ok(None),
+        Some(b'=') => {
+            let encoded = [name.as_slice(), b"="].concat();
+            Ok(form_urlencoded::parse(&encoded).next().map(|(name, _)| name.into_owned()))
+        }
+        Some(_) => Err(NOT_FORM),
+    }
+}
+
+/// Decodes one value of an urlencoded form, up to the next `&`.
+struct FormValue<'a, R> {
+    form: &'a mut R,
+    ended: bool,
+}
+
+impl<R: BufRead> Read for FormValue<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < into.len() && !self.ended {
+            let mut byte = [0];
+            if self.form.read(&mut byte)? == 0 || byte[0] == b'&' {
+                self.ended = true;
+                break;
+            }
+            into[filled] = match byte[0] {
+                b'+' => b' ',
+                b'%' => {
+                    let mut digits = [0; 2];
+                    self.form.read_exact(&mut digits)?;
+                    let text = std::str::from_utf8(&digits).unwrap_or_default();
+                    u8::from_str_radix(text, 16).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?
+                }
+                plain => plain,
+            };
+            filled += 1;
+        }
+        Ok(filled)
+    }
+}
+
+/// Decodes on a blocking thread and hands the bytes over in chunks.
+fn decoded(text: Content, wrapping: Wrapping) -> impl futures_util::Stream<Item = std::result::Result<Bytes, Error>> + Unpin {
+    let (sender, mut receiver) = mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let reader = text.reader();
+        let outcome = match wrapping {
+            Wrapping::Bare => decode(reader, &sender),
+            Wrapping::Form => decode_form(reader, &sender),
+            Wrapping::Json => decode_json(reader, &sender),
+        };
+        if let Err(reason) = outcome {
+            let _ = sender.blocking_send(Err(Error::invalid(reason)));
+        }
+    });
+    futures_util::stream::poll_fn(move |context| receiver.poll_recv(context))
+}
+
+type Sender = mpsc::Sender<std::result::Result<Bytes, Error>>;
+
+fn decode_json(reader: impl Read, sender: &Sender) -> Parsed<()> {
+    let mut json = JsonStreamReader::new(reader);
+    json.begin_object().map_err(|_| NOT_JSON)?;
+    while json.has_next().map_err(|_| NOT_JSON)? {
+        if json.next_name().map_err(|_| NOT_JSON)? == "image" {
+            return decode(json.next_string_reader().map_err(|_| NOT_JSON)?, sender);
+        }
+        json.skip_value().map_err(|_| NOT_JSON)?;
+    }
+    Ok(())
+}
+
+fn decode_form(reader: impl Read, sender: &Sender) -> Parsed<()> {
+    let mut form = BufReader::new(reader);
+    while let Some(name) = form_name(&mut form)? {
+        let mut value = FormValue { form: &mut form, ended: false };
+        if name == "image" {
+            return decode(value, sender);
+        }
+        io::copy(&mut value, &mut io::sink()).map_err(|_| NOT_FORM)?;
+    }
+    Ok(())
+}
+
+fn decode(text: impl Read, sender: &Sender) -> Parsed<()> {
+    let mut text = BufReader::new(text);
+    if text.fill_buf().is_ok_and(|start| start.starts_with(b"data:")) {
+        return Err("`image` is a data URI: send only the base64 text behind its comma");
+    }
+    let mut bytes = DecoderReader::new(text, &ENGINE);
+    loop {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let count = bytes.read(&mut chunk).map_err(|_| "`image` is no base64 text")?;
+        if count == 0 {
+            return Ok(());
+        }
+        chunk.truncate(count);
+        // Nobody listens any more: the upload was refused on the other side.
+        if sender.blocking_send(Ok(chunk.into())).is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Uploads as multipart bodies: the parameters first, then the file.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, header};
+use imagewell_core::model::Namespace;
+use imagewell_core::upload::{self, Accept, Received};
+
+use super::caller::Caller;
+use super::error::{Refusal, Result};
+use super::parameters::{Parameters, UploadParameters};
+use super::wire::{ErrorEnvelope, Uploaded};
+use crate::delivery::clean_file_name;
+use crate::intake::Intake;
+use crate::multipart::Multipart;
+use crate::serve::Service;
+
+/// What a body may be longer than its file: boundaries, part headers and parameters.
+pub(super) const OVERHEAD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// appKey, permission and isWebix in the path: the form that real clients use.
+pub(super) type UploadPath = std::result::Result<Path<(String, String, String)>, PathRejection>;
+
+/// Which of the two siblings is uploaded to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Image,
+    File,
+}
+
+impl Kind {
+    fn part_name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::File => "file",
+        }
+    }
+
+    fn bytes_max(self, service: &Service) -> u64 {
+        match self {
+            Self::Image => service.settings.opsportal.upload_bytes_max,
+            Self::File => service.settings.opsportal.file_bytes_max,
+        }
+    }
+}
+
+/// Upload an image
+///
+/// `multipart/form-data`: text parts `appKey`, `permission`, `isWebix` and `uuid`, then the file part `image`. Text parts that
+/// stand after the file do not count. The parameters may also stand in the query.
+#[utoipa::path(post, path = "/opsportal/image", tag = "OpsPortal",
+    params(("X-CSRF-Token" = Option<String>, Header, description = "From /csrfToken; or a parameter `_csrf`")),
+    request_body(content_type = "multipart/form-data", description = "Parameters, then the part `image`"),
+    responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn image(State(service): State<Service>, request: Request) -> Result<Json<Uploaded>> {
+    receive(service, Kind::Image, Vec::new(), request).await
+}
+
+/// Upload an image, parameters in the path
+///
+/// As `POST /opsportal/image`. What stands in the path outweighs the body and the query.
+#[utoipa::path(post, path = "/opsportal/image/{appKey}/{permission}/{isWebix}", tag = "OpsPortal",
+    params(("appKey" = String, Path), ("permission" = String, Path), ("isWebix" = String, Path)),
+    request_body(content_type = "multipart/form-data", description = "The part `image`"),
+    responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn image_by_path(State(service): State<Service>, path: UploadPath, request: Request) -> Result<Json<Uploaded>> {
+    receive(service, Kind::Image, path_parameters(path)?, request).await
+}
+
+/// Upload a file of any kind
+///
+/// As `POST /opsportal/image`, but the file part is called `file`, its bytes are kept unseen, and it is read back as a download.
+#[utoipa::path(post, path = "/opsportal/file", tag = "OpsPortal",
+    request_body(content_type = "multipart/form-data", description = "Parameters, then the part `file`"),
+    responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn file(State(service): State<Service>, request: Request) -> Result<Json<Uploaded>> {
+    receive(service, Kind::File, Vec::new(), request).await
+}
+
+/// Upload a file of any kind, parameters in the path
+#[utoipa::path(post, path = "/opsportal/file/{appKey}/{permission}/{isWebix}", tag = "OpsPortal",
+    params(("appKey" = String, Path), ("permission" = String, Path), ("isWebix" = String, Path)),
+    request_body(content_type = "multipart/form-data", description = "The part `file`"),
+    responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn file_by_path(State(service): State<Service>, path: UploadPath, request: Request) -> Result<Json<Uploaded>> {
+    receive(service, Kind::File, path_parameters(path)?, request).await
+}
+
+fn path_parameters(path: UploadPath) -> Result<Vec<(String, String)>> {
+    let Path((app_key, permission, is_webix)) = path.map_err(|_| Refusal::invalid("the path is no UTF-8"))?;
+    let names = ["appKey", "permission", "isWebix"].map(str::to_owned);
+    Ok(names.into_iter().zip([app_key, permission, is_webix]).collect())
+}
+
+async fn receive(service: Service, kind: Kind, path: Vec<(String, String)>, request: Request) -> Result<Json<Uploaded>> {
+    let (head, body) = request.into_parts();
+    let bytes_max = kind.bytes_max(&service);
+    let intake = Intake::new(body, &service.settings, bytes_max.saturating_add(OVERHEAD_BYTES_MAX), bytes_max);
+    let mut parameters = Parameters::new(path, head.uri.query());
+    let received = receive_parts(&service, kind, &head.headers, &mut parameters, &intake).await;
+    if received.is_err() {
+        intake.linger();
+    }
+    let (received, is_webix) = received?;
+    let image = received.store().await?;
+    Ok(Json(Uploaded::new(image.id.to_string(), is_webix)))
+}
+
+/// Reads the body to its end. Nothing is stored yet, so that a broken end leaves nothing behind.
+async fn receive_parts(
+    service: &Service,
+    kind: Kind,
+    headers: &HeaderMap,
+    parameters: &mut Parameters,
+    intake: &Intake,
+) -> Result<(Received, bool)> {
+    let caller = Caller::begin(service, headers, parameters).await?;
+    if caller.csrf_passed() {
+        caller.uploader(parameters)?;
+    }
+    let mut multipart = match Multipart::new(headers, intake.chunks(), &service.settings) {
+        Ok(multipart) => multipart,
+        Err(error) => {
+            caller.uploader(parameters)?;
+            return Err(error.into());
+        }
+    };
+    let mut received = None;
+    loop {
+        let part = match multipart.next().await {
+            Ok(None) => break,
+            Ok(Some(part)) => part,
+            Err(error) => {
+                caller.uploader(parameters)?;
+                return Err(error.into());
+            }
+        };
+        let is_text = part.file_name.is_none();
+        if received.is_some() || (!is_text && part.name != kind.part_name()) {
+            part.skip().await?;
+        } else if is_text {
+            let name = part.name.clone();
+            let value = part.text().await?;
+            parameters.add_from_body(name, value);
+        } else {
+            caller.uploader(parameters)?;
+            let uploading = parameters.for_upload()?;
+            let is_webix = uploading.is_webix;
+            let mut part = part;
+            let name = part.file_name.as_deref().and_then(clean_file_name);
+            let admitted = admit(service, kind, headers, &caller, parameters, uploading, name).await?;
+            received = Some((admitted.receive(part.chunks()).await?, is_webix));
+        }
+    }
+    received.ok_or_else(|| match caller.uploader(parameters) {
+        Err(refusal) => refusal,
+        Ok(_) => {
+            let mut missing = parameters.missing();
+            missing.push(kind.part_name());
+            Refusal::missing(&missing)
+        }
+    })
+}
+
+async fn admit(
+    service: &Service,
+    kind: Kind,
+    headers: &HeaderMap,
+    caller: &Caller,
+    parameters: &Parameters,
+    uploading: UploadParameters,
+    name: Option<String>,
+) -> Result<upload::Admitted> {
+    let bytes_max = kind.bytes_max(service);
+    refuse_by_declared_length(headers, bytes_max, OVERHEAD_BYTES_MAX)?;
+    let request = upload::Request {
+        actor: caller.uploader(parameters)?,
+        namespace: match kind {
+            Kind::Image => Namespace::OpsportalImages,
+            Kind::File => Namespace::OpsportalFiles,
+        },
+        app_key: uploading.app_key,
+        permission: uploading.permission,
+        id: uploading.uuid,
+        bytes_max,
+        accept: match kind {
+            Kind::Image => Accept::Images,
+            Kind::File => Accept::AnyFile { name },
+        },
+    };
+    Ok(upload::admit(&service.app, request).await?)
+}
+
+/// A declared length that can't be kept within the limit is refused before the file is read.
+pub(super) fn refuse_by_declared_length(headers: &HeaderMap, bytes_max: u64, overhead: u64) -> Result<()> {
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared >= bytes_max.saturating_add(overhead)) {
+        return Err(imagewell_core::Error::TooLarge { bytes_max }.into());
+    }
+    Ok(())
+}

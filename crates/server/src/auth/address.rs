@@ -1,0 +1,66 @@
+//! Which address a request comes from: the peer's, or what a trusted proxy says it is.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::http::{Extensions, HeaderMap};
+use ipnet::IpNet;
+
+/// The other end of the connection; put into every request by the accept loop.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// The client, after proxies; put into every request by the telemetry layer.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub IpAddr);
+
+/// Walks `X-Forwarded-For` from the right for as long as the hop that wrote an entry is a trusted proxy.
+#[must_use]
+pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> IpAddr {
+    let mut address = extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical());
+    let entries: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .collect();
+    for entry in entries.iter().rev() {
+        if !is_trusted(address, trusted) {
+            break;
+        }
+        let Ok(next) = entry.trim().parse::<IpAddr>() else { break };
+        address = next.to_canonical();
+    }
+    address
+}
+
+/// Whether an address is one of the configured proxies.
+#[must_use]
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address.to_canonical()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_hops_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("network")];
+        let cases = [
+            ("9.9.9.9", "1.2.3.4", "9.9.9.9"),
+            ("10.0.0.1", "1.2.3.4", "1.2.3.4"),
+            ("10.0.0.1", "6.6.6.6, 1.2.3.4", "1.2.3.4"),
+            ("10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
+            ("10.0.0.1", "rubbish", "10.0.0.1"),
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "2001:db8::1", "2001:db8::1"),
+        ];
+        for (peer, forwarded, expected) in cases {
+            let mut extensions = Extensions::new();
+            extensions.insert(Peer(SocketAddr::new(peer.parse().expect("address"), 1)));
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", forwarded.parse().expect("header"));
+            assert_eq!(of(&headers, &extensions, &trusted), expected.parse::<IpAddr>().expect("address"), "{peer} {forwarded}");
+        }
+    }
+}

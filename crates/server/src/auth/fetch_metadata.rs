@@ -1,0 +1,103 @@
+//! What the browser says about where a request comes from (`Sec-Fetch-*`, `Origin`), as a second wall beside CSRF tokens.
+
+use axum::http::{HeaderMap, header};
+
+use crate::config::{ResourcePolicy, Settings};
+
+/// Whether a request that changes something may come from where it comes from. Without any of the headers the caller is no
+/// current browser, and the CSRF token alone decides.
+#[must_use]
+pub fn may_change(headers: &HeaderMap, settings: &Settings) -> bool {
+    let origin = text(headers, "origin");
+    if origin.is_some_and(|origin| is_allow_listed(origin, settings)) {
+        return true;
+    }
+    match (text(headers, "sec-fetch-site"), origin) {
+        (Some("same-origin" | "none"), _) => true,
+        (Some(_), _) => false,
+        (None, Some(origin)) => is_own(origin, headers, settings),
+        (None, None) => true,
+    }
+}
+
+/// Whether an image may be read from where the request comes from: other sites' pages may link to it, but not embed it,
+/// unless the resource policy says so.
+#[must_use]
+pub fn may_embed(headers: &HeaderMap, settings: &Settings) -> bool {
+    let policy = settings.delivery.cross_origin_resource_policy;
+    match (text(headers, "sec-fetch-site"), policy) {
+        (None | Some("same-origin" | "none"), _) | (_, ResourcePolicy::CrossOrigin) => true,
+        (Some("same-site"), ResourcePolicy::SameSite) => true,
+        _ if text(headers, "sec-fetch-mode") == Some("navigate") => text(headers, "sec-fetch-dest") == Some("document"),
+        _ => text(headers, "origin").is_some_and(|origin| is_allow_listed(origin, settings)),
+    }
+}
+
+/// Whether the operator has named this origin.
+#[must_use]
+pub fn is_allow_listed(origin: &str, settings: &Settings) -> bool {
+    settings.server.cors_origins.iter().any(|allowed| allowed.0 == origin)
+}
+
+fn is_own(origin: &str, headers: &HeaderMap, settings: &Settings) -> bool {
+    if let Some(public) = &settings.service.public_url {
+        return public.0 == origin;
+    }
+    let host = text(headers, header::HOST.as_str());
+    host.is_some_and(|host| origin == format!("{}://{host}", if settings.is_https() { "https" } else { "http" }))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value"))).collect()
+    }
+
+    /// Row A2: what the browser says of the site × what it says of the origin.
+    #[test]
+    fn changes_come_from_our_own_pages_or_from_no_browser() {
+        let mut settings = Settings::default();
+        settings.set("server.cors_origins", "https://portal.example.com").expect("known").expect("valid");
+        let sites = [None, Some("same-origin"), Some("same-site"), Some("cross-site"), Some("none"), Some("nonsense")];
+        let origins =
+            [None, Some("http://well.test"), Some("https://portal.example.com"), Some("null"), Some("http://evil.test")];
+        for site in sites {
+            for origin in origins {
+                let mut pairs = vec![("host", "well.test")];
+                pairs.extend(site.map(|site| ("sec-fetch-site", site)));
+                pairs.extend(origin.map(|origin| ("origin", origin)));
+                let expected = matches!(
+                    (site, origin),
+                    (_, Some("https://portal.example.com"))
+                        | (Some("same-origin" | "none"), _)
+                        | (None, None | Some("http://well.test"))
+                );
+                assert_eq!(may_change(&headers(&pairs), &settings), expected, "{site:?} {origin:?}");
+            }
+        }
+    }
+
+    /// Row H3.
+    #[test]
+    fn other_sites_may_link_to_an_image_but_not_embed_it() {
+        let settings = Settings::default();
+        let cases = [
+            (vec![], true),
+            (vec![("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], true),
+            (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], false),
+            (vec![("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], false),
+            (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], true),
+            (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], false),
+            (vec![("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors"), ("origin", "https://evil.test")], false),
+        ];
+        for (pairs, expected) in cases {
+            assert_eq!(may_embed(&headers(&pairs), &settings), expected, "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! From proof to Actor. One module a kind of proof; everything behind this sees only the Actor.
+
+pub mod address;
+pub mod csrf;
+pub mod fetch_metadata;
+pub mod session;

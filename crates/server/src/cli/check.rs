@@ -1,0 +1,67 @@
+use std::process::ExitCode;
+
+use imagewell_core::{Error, verify};
+
+use super::{Outcome, explained};
+use crate::config::Settings;
+use crate::serve::Service;
+use crate::tls;
+
+/// Settings were checked by being loaded. This tries everything that they point at, and goes on after a fault.
+pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
+    let mut faults = 0;
+    let mut report = |what: &str, outcome: Result<String, Error>| match outcome {
+        Ok(text) => println!("ok     {what}: {text}"),
+        Err(error) => {
+            faults += 1;
+            println!("FAULT  {what}: {}", explained(error));
+        }
+    };
+    report("settings", Ok("no faults".into()));
+    report(
+        "tls",
+        tls::acceptor(&settings.tls).map(|tls| if tls.is_some() { "certificate and key fit".into() } else { "off".into() }),
+    );
+    let listen = settings.service.listen;
+    let bound = tokio::net::TcpListener::bind(listen).await;
+    report(
+        "listen",
+        match bound {
+            Ok(_) => Ok(format!("{listen} is free")),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                Ok(format!("{listen} is in use, by a running service or something else"))
+            }
+            Err(error) => Err(Error::internal(&format!("listening on {listen}"), &error)),
+        },
+    );
+    let folder = settings.service.data_dir.display().to_string();
+    match Service::open(settings, std::env::current_exe()?).await {
+        Err(error) => report("data", Err(error)),
+        Ok(service) => {
+            report(
+                "database",
+                service.app.database.ping().await.map(|()| format!("{folder}/imagewell.db opens and is up to date")),
+            );
+            report(
+                "store",
+                service.app.storage.probe().await.map(|()| format!("{folder}/blobs takes, keeps and gives back bytes")),
+            );
+            if blobs {
+                report("blobs", verified(&service).await);
+            }
+            service.app.database.close().await;
+        }
+    }
+    Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn verified(service: &Service) -> Result<String, Error> {
+    let summary = verify::run(&service.app, |done| eprint!("\r{done} blobs read")).await?;
+    eprintln!();
+    if summary.broken.is_empty() {
+        return Ok(format!("{} images, {} versions, every digest right", summary.images, summary.versions));
+    }
+    let detail =
+        format!("{} of {} are gone or have changed:\n{}", summary.broken.len(), summary.versions, summary.broken.join("\n"));
+    Err(Error::Internal { detail })
+}

@@ -1,0 +1,168 @@
+//! The command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 misused, 74 storage failed while serving, 78 faulty settings (sysexits.h).
+
+mod check;
+mod demo;
+mod plan;
+mod provision;
+mod render_worker;
+mod serve;
+mod sweep;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Settings, Sources};
+use crate::router;
+
+/// Storage failed while serving: EX_IOERR.
+const EXIT_STORAGE: u8 = 74;
+/// The settings are faulty: EX_CONFIG.
+const EXIT_SETTINGS: u8 = 78;
+
+/// The service that applications hand their images to.
+#[derive(Parser)]
+#[command(name = "imagewell", version, propagate_version = true)]
+#[command(after_help = "Start with `imagewell demo`. Settings: imagewell.toml, IMAGEWELL_… variables, or flags; \
+    `imagewell check` tells what is wrong with them.\nExit codes: 0 done, 1 failed, 2 misused, 74 storage failed, 78 faulty settings.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service. On an empty folder it makes an org, and an admin whose password is printed once
+    Serve(SettingFlags),
+    /// Run the service with sample accounts and a sample image, and print what to open and what to type
+    Demo(SettingFlags),
+    /// Make orgs, roles and accounts as a TOML file says. Idempotent; prints what changed. Works while the service runs
+    Provision {
+        /// The file; docs/provisioning.md has its format
+        file: PathBuf,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Check settings, database and store, and report every fault at once
+    Check {
+        /// Also read every stored image back and compare it with its digest
+        #[arg(long)]
+        blobs: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Remove blobs without a row, staging files of a crash and ended sessions, as the service does by itself every hour
+    Sweep {
+        /// Only say what would be removed, and why
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Print a generated reference
+    #[command(hide = true)]
+    Reference {
+        /// `settings` or `openapi`
+        what: String,
+    },
+    /// Render the image on standard input to standard output; the service runs this in a sandbox
+    #[command(hide = true)]
+    RenderWorker {
+        /// A fit, or `probe` to say what the sandbox is made of
+        fit: String,
+    },
+}
+
+/// Settings given on the command line outweigh the environment, which outweighs the file.
+#[derive(Args)]
+struct SettingFlags {
+    /// Settings file; without one, imagewell.toml in the working folder if there is one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on, as in 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Folder of the database and the images
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// Any other setting, as in --set opsportal.upload_bytes_max=20000000
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl SettingFlags {
+    fn sources(self) -> Sources {
+        let mut flags = self.set;
+        flags.extend(self.listen.map(|value| ("listen".to_owned(), value)));
+        flags.extend(self.data_dir.map(|value| ("data_dir".to_owned(), value)));
+        Sources { file: self.config, environment: std::env::vars().collect(), flags }
+    }
+}
+
+/// What a command came to.
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Reference { what } => reference(&what),
+        Command::RenderWorker { fit } => render_worker::run(&fit),
+        Command::Serve(flags) => with_settings(flags, serve::run),
+        Command::Demo(flags) => with_settings(flags, demo::run),
+        Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
+        Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
+        Command::Sweep { dry_run, flags } => with_settings(flags, async move |settings| sweep::run(settings, dry_run).await),
+    }
+}
+
+fn with_settings(flags: SettingFlags, command: impl AsyncFnOnce(Settings) -> Outcome) -> ExitCode {
+    let settings = match config::load(&flags.sources()) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            eprint!("imagewell: the settings are faulty\n{faults}");
+            return ExitCode::from(EXIT_SETTINGS);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(command(settings)) {
+        Ok(code) => code,
+        Err(error) => failed(error.as_ref()),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("imagewell: {error}");
+    ExitCode::FAILURE
+}
+
+fn reference(what: &str) -> ExitCode {
+    match what {
+        "settings" => print!("{}", config::reference()),
+        "openapi" => print!("{}", router::openapi_json()),
+        _ => {
+            eprintln!("imagewell: there are the references `settings` and `openapi`");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// An error for the operator's own terminal, where the private detail is what helps.
+fn explained(error: imagewell_core::Error) -> Box<dyn std::error::Error> {
+    match error {
+        imagewell_core::Error::Internal { detail } => detail.into(),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,23 @@
+use std::path::Path;
+use std::process::ExitCode;
+
+use imagewell_core::provision::apply;
+
+use super::{Outcome, explained, plan};
+use crate::config::Settings;
+use crate::serve::Service;
+
+pub(super) async fn run(settings: Settings, file: &Path) -> Outcome {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{} can't be read: {error}", file.display()))?;
+    let plan = plan::parse(&text).map_err(|faults| format!("{} is faulty\n{}", file.display(), faults.join("\n")))?;
+    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let changes = apply(&service.app, plan).await.map_err(explained)?;
+    for change in &changes {
+        println!("{}", change.0);
+    }
+    if changes.is_empty() {
+        println!("nothing to change");
+    }
+    service.app.database.close().await;
+    Ok(ExitCode::SUCCESS)
+}

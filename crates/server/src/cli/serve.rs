@@ -1,0 +1,91 @@
+use std::fs::{File, TryLockError};
+use std::process::ExitCode;
+
+use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
+use imagewell_core::provision::{self, AccountPlan, Plan};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{EXIT_STORAGE, Outcome, explained};
+use crate::config::Settings;
+use crate::serve::{Ended, Service, start};
+use crate::telemetry;
+
+pub(super) async fn run(settings: Settings) -> Outcome {
+    telemetry::init_logs(&settings);
+    let _lock = lock(&settings)?;
+    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    first_start(&service).await?;
+    until_signal(service, |_| {}).await
+}
+
+/// Two services on one folder would not see each other's changes.
+pub(super) fn lock(settings: &Settings) -> Result<File, Box<dyn std::error::Error>> {
+    let folder = &settings.service.data_dir;
+    std::fs::create_dir_all(folder).map_err(|error| format!("making the folder {}: {error}", folder.display()))?;
+    let path = folder.join("imagewell.lock");
+    let file = File::create(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("{} is in use by another imagewell: stop that one, or choose another --data-dir", folder.display())
+                .into())
+        }
+        Err(TryLockError::Error(error)) => Err(format!("locking {}: {error}", path.display()).into()),
+    }
+}
+
+/// Makes an org and an admin when there is nobody yet.
+async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>> {
+    if !provision::is_empty(&service.app).await.map_err(explained)? {
+        return Ok(());
+    }
+    let password = random_password()?;
+    let admin = AccountPlan {
+        kind: AccountKind::User,
+        org: "default".into(),
+        login: "admin".into(),
+        email: None,
+        secret: password.clone(),
+        roles: vec!["site-admin".into()],
+        token_ttl_seconds: None,
+        disabled: false,
+    };
+    let orgs = vec![Org { id: OrgId(1), name: "default".into() }];
+    provision::apply(&service.app, Plan { orgs, accounts: vec![admin], ..Plan::default() }).await.map_err(explained)?;
+    println!("First start: made the org `default` and the user `admin`.");
+    println!("Password (shown only now): {password}");
+    Ok(())
+}
+
+/// 80 random bits, easy to type.
+pub(super) fn random_password() -> Result<String, Box<dyn std::error::Error>> {
+    let digits = SessionToken::mint().map_err(explained)?.to_hex();
+    Ok(digits.as_bytes()[..20].chunks(5).map(|group| String::from_utf8_lossy(group)).collect::<Vec<_>>().join("-"))
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) async fn until_signal(service: Service, announce: impl FnOnce(&str)) -> Outcome {
+    let scheme = if service.settings.tls.certificate_file.is_some() { "https" } else { "http" };
+    let running = start(service).await.map_err(explained)?;
+    let url = format!("{scheme}://{}", running.address);
+    tracing::info!(url, "listening");
+    announce(&url);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        }
+    };
+    Ok(match running.until(stop).await {
+        Ended::Drained => {
+            tracing::info!("every request answered");
+            ExitCode::SUCCESS
+        }
+        Ended::CutOff => {
+            tracing::warn!("some requests were cut off: they took longer than server.drain_timeout_seconds");
+            ExitCode::FAILURE
+        }
+        Ended::Halted => ExitCode::from(EXIT_STORAGE),
+    })
+}

@@ -1,0 +1,32 @@
+use std::process::ExitCode;
+
+use imagewell_core::sweep::{self, Finding, Mode};
+
+use super::{Outcome, explained};
+use crate::config::Settings;
+use crate::serve::Service;
+
+pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
+    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let (mode, verb) = if dry_run { (Mode::DryRun, "would remove") } else { (Mode::Remove, "removed") };
+    let summary = sweep::run(&service.app, mode, |finding| match finding {
+        Finding::Orphan { key, size_bytes, modified } => {
+            let since = httpdate::fmt_http_date(modified.to_system_time());
+            println!("{verb} {} ({size_bytes} bytes): no image points at it, and it lies there since {since}", key.as_str());
+        }
+        Finding::Leftover { path, size_bytes } => {
+            println!("{verb} {} ({size_bytes} bytes): a staging file of an upload that was cut off", path.display());
+        }
+        Finding::EndedSessions(0) => {}
+        Finding::EndedSessions(count) => println!("{verb} {count} sessions: they have ended"),
+        Finding::Progress(blobs) => eprintln!("{blobs} blobs looked at"),
+    })
+    .await
+    .map_err(explained)?;
+    println!(
+        "{} blobs looked at; {verb} {} orphans, {} staging files, {} sessions, {} bytes",
+        summary.blobs, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
+    );
+    service.app.database.close().await;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,268 @@
+//! Every setting with its meaning, unit and default: the one page of limits. The reference in `docs/configuration.md` is made
+//! from it.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::value::{LogFormat, Origin, ResourcePolicy, Value};
+
+/// One setting, as the reference and the loader see it.
+pub struct Entry {
+    /// `section.name`, or `name` at the top.
+    pub key: &'static str,
+    /// Meaning, unit and effect.
+    pub doc: String,
+    /// What kind of value.
+    pub kind: &'static str,
+    /// The default as text.
+    pub default: String,
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $section:ident: $Section:ident {
+            $($(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr;)*
+        }
+    )*) => {
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Debug, Clone)]
+            pub struct $Section {
+                $($(#[doc = $doc])* pub $name: $type,)*
+            }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    Self { $($name: <$type as Value>::parse($default).unwrap_or_else(|hint| unreachable!("{hint}")),)* }
+                }
+            }
+        )*
+
+        /// All settings.
+        #[derive(Debug, Clone, Default)]
+        pub struct Settings {
+            $($(#[doc = $section_doc])* pub $section: $Section,)*
+        }
+
+        impl Settings {
+            /// Sets one setting from text. None when there is no such key.
+            pub fn set(&mut self, key: &str, text: &str) -> Option<Result<(), String>> {
+                $($(
+                    if key == key_of(stringify!($section), stringify!($name)) {
+                        return Some(<$type as Value>::parse(text).map(|value| self.$section.$name = value));
+                    }
+                )*)*
+                None
+            }
+
+            /// Every setting, in the order of this page.
+            #[must_use]
+            pub fn entries() -> Vec<Entry> {
+                let defaults = Self::default();
+                vec![$($(Entry {
+                    key: Box::leak(key_of(stringify!($section), stringify!($name)).into_boxed_str()),
+                    doc: concat!($($doc),*).trim().to_owned(),
+                    kind: <$type as Value>::KIND,
+                    default: defaults.$section.$name.show(),
+                },)*)*]
+            }
+
+            /// The sections with what they are for.
+            #[must_use]
+            pub fn sections() -> Vec<(&'static str, String)> {
+                vec![$((stringify!($section), concat!($($section_doc),*).trim().to_owned()),)*]
+            }
+        }
+    };
+}
+
+/// Settings of `service` stand at the top of the file, the others in a table of the section's name.
+fn key_of(section: &str, name: &str) -> String {
+    if section == "service" { name.to_owned() } else { format!("{section}.{name}") }
+}
+
+settings! {
+    /// The service as a whole.
+    service: ServiceSettings {
+        /// Address and port to listen on.
+        listen: SocketAddr = "127.0.0.1:8080";
+        /// Folder of the database and the images. Made when absent.
+        data_dir: PathBuf = "./imagewell-data";
+        /// Origin under which browsers reach the service, as in `https://images.example.com`. With https, cookies are `Secure`.
+        public_url: Option<Origin> = "";
+        /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,imagewell_core=debug`.
+        log: String = "info";
+        /// How log lines look.
+        log_format: LogFormat = "auto";
+    }
+
+    /// Connections and requests.
+    server: ServerSettings {
+        /// Connections open at once. More wait in the kernel's queue.
+        connections_max: usize = "4096";
+        /// Connections open at once from one address (an IPv6 /64 counts as one). Trusted proxies are exempt.
+        connections_per_address_max: usize = "256";
+        /// Seconds for a connection to send its first byte, and then a whole request head.
+        header_timeout_seconds: u64 = "10";
+        /// Bytes of a request head. At least 8192.
+        header_bytes_max: usize = "32768";
+        /// Seconds of silence after which a request body is given up.
+        body_idle_timeout_seconds: u64 = "20";
+        /// Bytes per second that a request body must reach on average, after the grace.
+        body_bytes_per_second_min: u64 = "1024";
+        /// Seconds before the minimum rate counts.
+        body_rate_grace_seconds: u64 = "10";
+        /// Seconds that receiving one request body may take in all.
+        body_timeout_seconds: u64 = "900";
+        /// Seconds that running requests get to finish after SIGTERM.
+        drain_timeout_seconds: u64 = "30";
+        /// Seconds after SIGTERM during which `/readyz` fails but connections are still accepted, so that a balancer notices.
+        drain_delay_seconds: u64 = "0";
+        /// Streams of one HTTP/2 connection at once.
+        http2_streams_max: u32 = "100";
+        /// Proxies whose `X-Forwarded-For` is believed.
+        trusted_proxies: Vec<IpNet> = "";
+        /// Origins of other hosts whose pages may read answers and send requests with cookies.
+        cors_origins: Vec<Origin> = "";
+        /// Who may read `/metrics`.
+        metrics_allow: Vec<IpNet> = "127.0.0.0/8,::1/128";
+    }
+
+    /// TLS. Without these the service speaks plain HTTP, for a proxy or for trying out.
+    tls: TlsSettings {
+        /// PEM file of the certificate chain.
+        certificate_file: Option<PathBuf> = "";
+        /// PEM file of the private key.
+        private_key_file: Option<PathBuf> = "";
+    }
+
+    /// Bounds on multipart bodies.
+    multipart: MultipartSettings {
+        /// Parts of one body.
+        parts_max: usize = "64";
+        /// Header lines of one part.
+        part_headers_max: usize = "8";
+        /// Bytes of one part's headers.
+        part_header_bytes_max: usize = "8192";
+        /// Bytes of a part's name.
+        name_bytes_max: usize = "256";
+        /// Bytes of a text part.
+        text_bytes_max: usize = "65536";
+    }
+
+    /// Receiving bytes.
+    uploads: UploadSettings {
+        /// Bytes of one upload held in memory; what is larger goes through a file without a name.
+        memory_bytes_max: usize = "1048576";
+        /// Uploads received at once; more wait, then are told to come back.
+        concurrent_max: usize = "64";
+    }
+
+    /// What an image may be, by its headers.
+    images: ImageSettings {
+        /// Pixels of one frame.
+        pixels_max: u64 = "50000000";
+        /// Pixels along the longer side.
+        side_px_max: u32 = "30000";
+        /// Frames of an animation, pages of a TIFF.
+        frames_max: u32 = "300";
+        /// Pixels of all frames together.
+        frame_pixels_max: u64 = "500000000";
+    }
+
+    /// The local disk.
+    storage: StorageSettings {
+        /// Bytes that uploads leave free, so that the database and logins go on when the disk is as good as full.
+        free_bytes_min: u64 = "67108864";
+        /// Inodes that uploads leave free.
+        free_inodes_min: u64 = "256";
+    }
+
+    /// The embedded database.
+    database: DatabaseSettings {
+        /// Connections that read.
+        readers_max: NonZeroU32 = "4";
+    }
+
+    /// What is held in memory for reading.
+    cache: CacheSettings {
+        /// Bytes of small images.
+        blob_bytes_max: u64 = "67108864";
+        /// Bytes of one image; larger ones are streamed from disk.
+        blob_entry_bytes_max: u64 = "1048576";
+        /// Records of images.
+        images_max: usize = "20000";
+    }
+
+    /// Password hashing with argon2id. Stored hashes keep the costs that they were made with.
+    passwords: PasswordSettings {
+        /// Memory of one hash, in KiB.
+        memory_kib: u32 = "19456";
+        /// Passes over that memory.
+        passes: u32 = "2";
+        /// Hashes computed at once.
+        concurrent_max: usize = "2";
+    }
+
+    /// Staying logged in.
+    sessions: SessionSettings {
+        /// Seconds without a request after which a session ends.
+        idle_seconds: u64 = "43200";
+        /// Seconds after the login at which a session ends in any case.
+        absolute_seconds: u64 = "604800";
+    }
+
+    /// Attempts to log in.
+    login: LoginSettings {
+        /// Attempts for one account within the window.
+        attempts_per_account_max: NonZeroU32 = "10";
+        /// Attempts from one address within the window (an IPv6 /64 counts as one).
+        attempts_per_address_max: NonZeroU32 = "100";
+        /// Seconds over which attempts come back.
+        window_seconds: NonZeroU32 = "60";
+    }
+
+    /// Processes that decode pixels.
+    workers: WorkerSettings {
+        /// Workers at once.
+        concurrent_max: usize = "2";
+        /// Seconds after which a worker is killed.
+        time_seconds_max: u64 = "30";
+    }
+
+    /// Removing what nothing points at.
+    sweep: SweepSettings {
+        /// Seconds between two sweeps in the background.
+        interval_seconds: u64 = "3600";
+        /// Seconds for which a blob without a row is left alone. Longer than any upload takes.
+        grace_seconds: u64 = "86400";
+    }
+
+    /// Serving images.
+    delivery: DeliverySettings {
+        /// Seconds for which a browser may show a private image without asking again. 0 asks every time, which costs a 304.
+        private_max_age_seconds: u64 = "0";
+        /// Which pages may embed images.
+        cross_origin_resource_policy: ResourcePolicy = "same-origin";
+    }
+
+    /// The OpsPortal API.
+    opsportal: OpsportalSettings {
+        /// Bytes at which an image is refused: one byte less is accepted.
+        upload_bytes_max: u64 = "10000000";
+        /// Bytes at which a file is refused: one byte less is accepted.
+        file_bytes_max: u64 = "10000000";
+        /// Whether a reader must hold the image's permission. Off is for old portals that never looked at it.
+        check_permission_on_read: bool = "true";
+        /// Whether the appKey in a URL must be the image's. Off is for old portals that never looked at it.
+        check_app_key_on_read: bool = "true";
+        /// Whether images are served turned upright and without GPS and other metadata. What is stored never changes.
+        serve_upright: bool = "false";
+        /// Bytes above which `isMobile=true` gives a rendering that fits 2000×2000 pixels.
+        mobile_bytes_min: u64 = "1750000";
+    }
+}

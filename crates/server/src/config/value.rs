@@ -1,0 +1,184 @@
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// Something that a setting can hold. Files, environment and flags all arrive as text.
+pub trait Value: Sized {
+    /// What the reference calls it.
+    const KIND: &'static str;
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What a valid value looks like.
+    fn parse(text: &str) -> Result<Self, String>;
+    /// Writes it as it would be read.
+    fn show(&self) -> String;
+}
+
+macro_rules! plain_value {
+    ($($type:ty: $kind:literal, $hint:literal;)*) => {$(
+        impl Value for $type {
+            const KIND: &'static str = $kind;
+            fn parse(text: &str) -> Result<Self, String> {
+                parse_or(text.trim(), $hint)
+            }
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+plain_value! {
+    u64: "whole number", "expected a whole number, 0 or more";
+    u32: "whole number", "expected a whole number from 0 to 4294967295";
+    usize: "whole number", "expected a whole number, 0 or more";
+    NonZeroU32: "whole number", "expected a whole number, 1 or more";
+    bool: "true or false", "expected true or false";
+    SocketAddr: "address:port", "expected an address and a port, as in 127.0.0.1:8080 or [::1]:8080";
+}
+
+fn parse_or<T: FromStr>(text: &str, hint: &str) -> Result<T, String> {
+    text.parse().map_err(|_| hint.to_owned())
+}
+
+impl Value for String {
+    const KIND: &'static str = "text";
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Value for PathBuf {
+    const KIND: &'static str = "path";
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("expected a path".into()) } else { Ok(text.into()) }
+    }
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+/// Absent when empty.
+impl<T: Value> Value for Option<T> {
+    const KIND: &'static str = T::KIND;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+    fn show(&self) -> String {
+        self.as_ref().map(T::show).unwrap_or_default()
+    }
+}
+
+/// Separated by commas.
+impl<T: Value + ListItem> Value for Vec<T> {
+    const KIND: &'static str = T::KIND;
+    fn parse(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(T::parse).collect()
+    }
+    fn show(&self) -> String {
+        self.iter().map(T::show).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// What may stand in a list.
+pub trait ListItem {}
+
+/// An origin as browsers send it: scheme, host and port, no path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(pub String);
+
+impl ListItem for Origin {}
+
+impl Value for Origin {
+    const KIND: &'static str = "list of origins";
+    fn parse(text: &str) -> Result<Self, String> {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() && !host.contains(['/', '*', '?', '#', '@', ' ']) => {
+                Ok(Self(text.to_ascii_lowercase()))
+            }
+            _ => Err("expected origins as in https://portal.example.com, without a path".into()),
+        }
+    }
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl ListItem for IpNet {}
+
+impl Value for IpNet {
+    const KIND: &'static str = "list of networks";
+    fn parse(text: &str) -> Result<Self, String> {
+        let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
+        single.or_else(|_| parse_or(text, "expected addresses or networks as in 10.0.0.0/8 or ::1"))
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Defines a setting type whose values are a few words.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)*
+        }
+
+        impl $name {
+            /// The word of the setting, which is also what goes on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+
+        impl Value for $name {
+            const KIND: &'static str = concat!("one of", $(" `", $word, "`"),*);
+            fn parse(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(format!("expected {}", Self::KIND)),
+                }
+            }
+            fn show(&self) -> String {
+                self.as_str().to_owned()
+            }
+        }
+    };
+}
+
+choice! {
+    /// How log lines look.
+    LogFormat {
+        /// For people on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// One JSON object a line.
+        Json = "json",
+        /// For people.
+        Text = "text",
+    }
+}
+
+choice! {
+    /// Who may embed images: the value of `Cross-Origin-Resource-Policy`.
+    ResourcePolicy {
+        /// Pages of the same origin.
+        SameOrigin = "same-origin",
+        /// Pages of the same site.
+        SameSite = "same-site",
+        /// Any page.
+        CrossOrigin = "cross-origin",
+    }
+}

@@ -1,0 +1,135 @@
+//! Bytes on their way out: validators, conditions, ranges (RFC 9110 §13, §14) and the headers that make users' bytes inert.
+
+mod conditions;
+mod disposition;
+
+use std::ops::Range;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::TryStreamExt as _;
+use imagewell_core::fetch::Body as Content;
+use imagewell_core::model::Version;
+use imagewell_core::{Error, fetch};
+
+use crate::serve::Service;
+use conditions::Verdict;
+pub use disposition::{attachment, clean_file_name, inline};
+
+/// What users sent may show, play and run nothing: opened as a document it is an empty sandbox.
+pub const INERT_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'none'";
+
+/// What is about to be sent.
+pub struct Representation {
+    /// Strong validator, without its quotes.
+    pub etag: String,
+    /// For clients that know no ETag.
+    pub modified: SystemTime,
+    /// From the recognised format.
+    pub content_type: String,
+    /// `Content-Disposition`.
+    pub disposition: HeaderValue,
+    /// How many bytes all of it has.
+    pub len: u64,
+}
+
+/// The part of a request that decides what is sent.
+pub struct Asked<'a> {
+    /// GET or HEAD.
+    pub method: &'a Method,
+    /// Conditions and ranges.
+    pub headers: &'a HeaderMap,
+}
+
+/// Answers with a version's stored bytes: 200, 206, 304, 412 or 416.
+///
+/// # Errors
+/// [`Error::Internal`] when the bytes can't be read.
+pub async fn original(
+    service: &Service,
+    asked: &Asked<'_>,
+    version: &Version,
+    disposition: HeaderValue,
+) -> Result<Response, Error> {
+    let representation = Representation {
+        etag: version.digest.to_string(),
+        modified: version.created.to_system_time(),
+        content_type: version.content_type.clone(),
+        disposition,
+        len: version.size_bytes,
+    };
+    answer(service, asked, &representation, async |range| {
+        let content = fetch::open(&service.app, version, range).await?;
+        Ok(match content {
+            Content::Memory(bytes) => Body::from(bytes),
+            // A stream that fails half way breaks the connection off, so that nobody takes a part for the whole.
+            Content::Stream(chunks) => Body::from_stream(chunks.inspect_err(|error| tracing::error!(%error, "sending stopped"))),
+        })
+    })
+    .await
+}
+
+/// Answers with bytes that `open` gives, whole or a range of them.
+///
+/// # Errors
+/// What `open` says.
+pub async fn answer<O>(service: &Service, asked: &Asked<'_>, what: &Representation, open: O) -> Result<Response, Error>
+where
+    O: AsyncFnOnce(Option<Range<u64>>) -> Result<Body, Error>,
+{
+    let mut response = match conditions::judge(asked, what) {
+        Verdict::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Verdict::PreconditionFailed => StatusCode::PRECONDITION_FAILED.into_response(),
+        Verdict::RangeNotSatisfiable => {
+            let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+            set(&mut response, header::CONTENT_RANGE, &format!("bytes */{}", what.len));
+            response
+        }
+        Verdict::Whole => body(asked, StatusCode::OK, what.len, None, open).await?,
+        Verdict::Part(range) => {
+            let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, what.len);
+            let mut response = body(asked, StatusCode::PARTIAL_CONTENT, range.end - range.start, Some(range), open).await?;
+            set(&mut response, header::CONTENT_RANGE, &content_range);
+            response
+        }
+    };
+    let has_body = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    if has_body {
+        set(&mut response, header::CONTENT_TYPE, &what.content_type);
+        set(&mut response, header::ACCEPT_RANGES, "bytes");
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, what.disposition.clone());
+    }
+    set(&mut response, header::ETAG, &format!("\"{}\"", what.etag));
+    set(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(what.modified));
+    set(&mut response, header::CACHE_CONTROL, &private_caching(service));
+    set(&mut response, header::CONTENT_SECURITY_POLICY, INERT_POLICY);
+    let policy = service.settings.delivery.cross_origin_resource_policy;
+    set(&mut response, header::HeaderName::from_static("cross-origin-resource-policy"), policy.as_str());
+    Ok(response)
+}
+
+async fn body<O>(asked: &Asked<'_>, status: StatusCode, len: u64, range: Option<Range<u64>>, open: O) -> Result<Response, Error>
+where
+    O: AsyncFnOnce(Option<Range<u64>>) -> Result<Body, Error>,
+{
+    let body = if asked.method == Method::HEAD { Body::empty() } else { open(range).await? };
+    let mut response = (status, body).into_response();
+    set(&mut response, header::CONTENT_LENGTH, &len.to_string());
+    Ok(response)
+}
+
+fn private_caching(service: &Service) -> String {
+    match service.settings.delivery.private_max_age_seconds {
+        0 => "private, no-cache".to_owned(),
+        seconds => format!("private, max-age={seconds}"),
+    }
+}
+
+/// Sets a header from text of ours; text that no header can hold leaves it out.
+pub fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}

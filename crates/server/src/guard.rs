@@ -1,0 +1,93 @@
+//! What holds for every request and every answer, whatever the route.
+
+use std::any::Any;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use crate::api::opsportal::Refusal;
+use crate::api::problem::Problem;
+use crate::serve::Service;
+use crate::telemetry;
+
+/// For answers that set no policy of their own: they are data, not documents.
+const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// Refuses what no route wants, and puts the headers on that every answer has.
+pub async fn guard(State(service): State<Service>, request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
+    let mut response = match unacceptable(&request) {
+        Some((status, message)) => face(&uri, status, message),
+        None => next.run(request).await,
+    };
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response = method_not_allowed(&uri, &response);
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(DATA_POLICY);
+    headers.entry(HeaderName::from_static("cross-origin-resource-policy")).or_insert(HeaderValue::from_static("same-origin"));
+    if service.settings.tls.certificate_file.is_some() {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+    response
+}
+
+/// Rows P4 and P6: two lengths for one body, and bodies that would have to be inflated.
+fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
+    let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Some((StatusCode::BAD_REQUEST, "Send either Content-Length or Transfer-Encoding."));
+    }
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding."));
+    }
+    // RFC 9112 §6.1: a request that wants its body read to the end of the connection can't be answered safely.
+    (request.method() == Method::TRACE).then_some((StatusCode::METHOD_NOT_ALLOWED, "TRACE is switched off."))
+}
+
+/// An error outside of any handler, in the face of the API that the path belongs to.
+fn face(uri: &Uri, status: StatusCode, message: &str) -> Response {
+    let mut response = if is_opsportal(uri) {
+        Refusal::outside(status, message).into_response()
+    } else {
+        Problem::new(status, message).into_response()
+    };
+    if status == StatusCode::BAD_REQUEST {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn is_opsportal(uri: &Uri) -> bool {
+    ["/opsportal", "/site", "/csrfToken"].iter().any(|prefix| uri.path().starts_with(prefix))
+}
+
+fn method_not_allowed(uri: &Uri, original: &Response) -> Response {
+    let mut response = face(uri, StatusCode::METHOD_NOT_ALLOWED, "This method does nothing here.");
+    let allow = original.headers().get(header::ALLOW).cloned().unwrap_or(HeaderValue::from_static(""));
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
+}
+
+/// No such path.
+pub async fn not_found(uri: Uri) -> Response {
+    if is_opsportal(&uri) {
+        Refusal::no_such_route().into_response()
+    } else {
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response()
+    }
+}
+
+/// A handler panicked: the caller gets the usual 500, the log gets the reason.
+#[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands over the box")]
+pub fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
+    let reason = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+    tracing::error!(reason, request = telemetry::request_id(), "a handler panicked");
+    Refusal::internal().into_response()
+}

@@ -1,0 +1,45 @@
+//! What operators and balancers ask.
+
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+use crate::api::problem::Problem;
+use crate::auth::address::{ClientAddress, is_trusted};
+use crate::serve::Service;
+
+/// The process is alive
+#[utoipa::path(get, path = "/healthz", tag = "Operation", responses((status = 200, description = "`ok`", content_type = "text/plain")))]
+pub async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// Images can be stored and read
+///
+/// Fails while draining after SIGTERM, and for good after a storage failure.
+#[utoipa::path(get, path = "/readyz", tag = "Operation",
+    responses((status = 200, description = "`ready`", content_type = "text/plain"), (status = 503, description = "Not ready")))]
+pub async fn ready(State(service): State<Service>) -> Response {
+    match service.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => {
+            tracing::warn!(?error, "not ready");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready to store and read images").into_response()
+        }
+    }
+}
+
+/// Metrics in Prometheus' text format
+///
+/// For the addresses of the setting `server.metrics_allow` only.
+#[utoipa::path(get, path = "/metrics", tag = "Operation",
+    responses((status = 200, content_type = "text/plain"), (status = 404, description = "Not for this address")))]
+pub async fn metrics(State(service): State<Service>, Extension(ClientAddress(address)): Extension<ClientAddress>) -> Response {
+    if !is_trusted(address, &service.settings.server.metrics_allow) {
+        return Problem::new(StatusCode::NOT_FOUND, "not found").into_response();
+    }
+    let mut response = service.metrics.render().into_response();
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}

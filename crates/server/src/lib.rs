@@ -1,0 +1,17 @@
+//! imagewell's outside: HTTP, the command line and settings. The service itself is in `imagewell-core`.
+
+pub mod api;
+pub mod auth;
+pub mod cli;
+pub mod config;
+mod delivery;
+mod guard;
+mod health;
+mod intake;
+mod listener;
+mod multipart;
+pub mod pages;
+pub mod router;
+pub mod serve;
+pub mod telemetry;
+mod tls;

@@ -1,0 +1,101 @@
+//! Every route of the service, on one page. `docs/openapi.json` is made from the same handlers; a test holds the two together.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Method, header};
+use axum::middleware;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+
+use crate::api::opsportal::{base64, read, site, upload};
+use crate::serve::Service;
+use crate::{guard, health, pages, telemetry};
+
+/// All routes with all layers. The first layer is the innermost.
+pub fn router(service: Service) -> Router {
+    let router = Router::new()
+        // OpsPortal: images and files
+        .route("/opsportal/image", post(upload::image))
+        .route("/opsportal/image/{appKey}/{permission}/{isWebix}", post(upload::image_by_path))
+        .route("/opsportal/image/{appKey}/{uuid}", get(read::image))
+        .route("/opsportal/imageBase64", post(base64::upload))
+        .route("/opsportal/imageBase64/{appKey}/{uuid}", get(read::image_base64))
+        .route("/opsportal/file", post(upload::file))
+        .route("/opsportal/file/{appKey}/{permission}/{isWebix}", post(upload::file_by_path))
+        .route("/opsportal/file/{appKey}/{uuid}", get(read::file))
+        // OpsPortal: the site
+        .route("/csrfToken", get(site::csrf_token))
+        .route("/site/login", get(site::login_form).post(site::login))
+        .route("/site/logout", get(site::logout_by_link).post(site::logout))
+        // Operation
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        // Pages
+        .route("/", get(pages::home))
+        .route("/openapi.json", get(pages::openapi))
+        .route("/assets/{name}", get(pages::asset));
+    let router = if service.demo.is_some() { router.route("/demo", get(pages::demo)) } else { router };
+    router
+        .fallback(guard::not_found)
+        // Bodies are counted by intake, with limits of each route's own.
+        .layer(DefaultBodyLimit::disable())
+        .layer(cors(&service))
+        .layer(CatchPanicLayer::custom(guard::panicked))
+        .layer(middleware::from_fn_with_state(service.clone(), guard::guard))
+        .layer(middleware::from_fn_with_state(service.clone(), telemetry::observe))
+        .with_state(service)
+}
+
+/// A fixed list of origins, none by default; an origin that isn't on it gets no header at all.
+fn cors(service: &Service) -> CorsLayer {
+    let origins = service.settings.server.cors_origins.iter().filter_map(|origin| origin.0.parse().ok());
+    let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins));
+    if service.settings.server.cors_origins.is_empty() {
+        return layer;
+    }
+    layer
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-csrf-token"),
+            HeaderName::from_static("x-requested-with"),
+        ])
+        .expose_headers([header::ETAG, HeaderName::from_static("x-request-id")])
+}
+
+/// The API reference.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "imagewell", description = "The service that applications hand their images to."),
+    paths(
+        upload::image,
+        upload::image_by_path,
+        read::image,
+        base64::upload,
+        read::image_base64,
+        upload::file,
+        upload::file_by_path,
+        read::file,
+        site::csrf_token,
+        site::login_form,
+        site::login,
+        site::logout_by_link,
+        site::logout,
+        health::alive,
+        health::ready,
+        health::metrics,
+    )
+)]
+pub struct ApiReference;
+
+/// The API reference as JSON, for `docs/openapi.json` and `/openapi.json`.
+#[must_use]
+pub fn openapi_json() -> String {
+    let mut text = ApiReference::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}

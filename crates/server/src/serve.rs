@@ -1,0 +1,174 @@
+//! From settings to a running service, and its orderly end.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use imagewell_core::accounts::SessionLimits;
+use imagewell_core::app::Options;
+use imagewell_core::{App, Error, sweep};
+use imagewell_imaging::Limits;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+
+use crate::config::Settings;
+use crate::listener::{self, Draining};
+use crate::pages::DemoPage;
+use crate::{router, telemetry, tls};
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    /// The core.
+    pub app: Arc<App>,
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+    /// Renders `/metrics`.
+    pub metrics: PrometheusHandle,
+    /// Set by SIGTERM: `/readyz` fails from then on.
+    pub draining: Arc<AtomicBool>,
+    /// What the demo shows; none otherwise.
+    pub demo: Option<Arc<DemoPage>>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By request, with every running request answered.
+    Drained,
+    /// By request, but some requests were cut off at the drain timeout.
+    CutOff,
+    /// By a storage failure.
+    Halted,
+}
+
+impl Service {
+    /// Opens the core with what the settings say. `program` is run for workers: our own.
+    ///
+    /// # Errors
+    /// What could not be opened.
+    pub async fn open(settings: Settings, program: PathBuf) -> Result<Self, Error> {
+        let app = App::open(options(&settings, program)).await?;
+        Ok(Self { app, settings: Arc::new(settings), metrics: telemetry::metrics_handle(), draining: Arc::default(), demo: None })
+    }
+
+    /// Whether requests can be served now.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn ready(&self) -> Result<(), Error> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Error::Busy { retry_after: Duration::from_secs(1) });
+        }
+        self.app.ready().await
+    }
+}
+
+fn options(settings: &Settings, worker_program: PathBuf) -> Options {
+    Options {
+        data_dir: settings.service.data_dir.clone(),
+        limits: limits(settings),
+        upload_memory_bytes_max: settings.uploads.memory_bytes_max,
+        uploads_concurrent_max: settings.uploads.concurrent_max,
+        free_bytes_min: settings.storage.free_bytes_min,
+        free_inodes_min: settings.storage.free_inodes_min,
+        database_readers_max: settings.database.readers_max.get(),
+        blob_cache_bytes_max: settings.cache.blob_bytes_max,
+        blob_cache_entry_bytes_max: settings.cache.blob_entry_bytes_max,
+        image_cache_max: settings.cache.images_max,
+        password_memory_kib: settings.passwords.memory_kib,
+        password_passes: settings.passwords.passes,
+        password_concurrent_max: settings.passwords.concurrent_max,
+        sessions: SessionLimits {
+            idle: Duration::from_secs(settings.sessions.idle_seconds),
+            absolute: Duration::from_secs(settings.sessions.absolute_seconds),
+            attempts_per_account_max: settings.login.attempts_per_account_max,
+            attempts_per_address_max: settings.login.attempts_per_address_max,
+            window: Duration::from_secs(settings.login.window_seconds.get().into()),
+        },
+        worker_program,
+        workers_concurrent_max: settings.workers.concurrent_max,
+        worker_time_max: Duration::from_secs(settings.workers.time_seconds_max),
+        sweep: sweep::Options {
+            interval: Duration::from_secs(settings.sweep.interval_seconds),
+            grace: Duration::from_secs(settings.sweep.grace_seconds),
+        },
+    }
+}
+
+/// The bounds on images.
+#[must_use]
+pub fn limits(settings: &Settings) -> Limits {
+    let images = &settings.images;
+    Limits {
+        pixels_max: images.pixels_max,
+        side_px_max: images.side_px_max,
+        frames_max: images.frames_max,
+        frame_pixels_max: images.frame_pixels_max,
+    }
+}
+
+/// A service that accepts connections.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    service: Service,
+    accepting: tokio::task::JoinHandle<Draining>,
+    stop: Arc<tokio::sync::Notify>,
+    background: tokio::task::JoinHandle<()>,
+}
+
+/// Binds the address and starts accepting.
+///
+/// # Errors
+/// [`Error::Internal`] when the address is taken or the certificate can't be read.
+pub async fn start(service: Service) -> Result<Running, Error> {
+    let tls = tls::acceptor(&service.settings.tls)?;
+    let listen = service.settings.service.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| Error::internal(&format!("listening on {listen}"), &error))?;
+    let address = listener.local_addr().map_err(|error| Error::internal("listening", &error))?;
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let router = router::router(service.clone());
+    let accepting = tokio::spawn(listener::accept(listener, router, tls, Arc::clone(&service.settings), Arc::clone(&stop)));
+    let background = tokio::spawn(Arc::clone(&service.app).run_in_background());
+    Ok(Running { address, service, accepting, stop, background })
+}
+
+impl Running {
+    /// Serves until `signal` completes or storage fails, then answers what is running and closes the database.
+    pub async fn until(self, signal: impl Future<Output = ()>) -> Ended {
+        let halted = tokio::select! {
+            () = signal => false,
+            () = self.service.app.halt.wait() => true,
+        };
+        self.service.draining.store(true, Ordering::SeqCst);
+        let server = &self.service.settings.server;
+        if !halted && server.drain_delay_seconds > 0 {
+            tracing::info!(seconds = server.drain_delay_seconds, "unready: waiting for the balancer to notice");
+            tokio::time::sleep(Duration::from_secs(server.drain_delay_seconds)).await;
+        }
+        self.stop.notify_one();
+        // After a halt nobody gets an acknowledgement any more; a second is for the error answers to leave.
+        let patience = if halted { Duration::from_secs(1) } else { Duration::from_secs(server.drain_timeout_seconds) };
+        let drained = match self.accepting.await {
+            Ok(draining) => draining.finish(patience).await,
+            Err(_) => false,
+        };
+        self.background.abort();
+        if halted {
+            return Ended::Halted;
+        }
+        self.service.app.database.close().await;
+        if drained { Ended::Drained } else { Ended::CutOff }
+    }
+}
