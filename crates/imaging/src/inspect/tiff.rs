@@ -36,7 +36,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
         if first.is_none() {
             first = Some(Facts { orientation: page.orientation, ..Facts::still(source.format(), width, height, limits)? });
         }
-        next = page.next;
+        next = page.next.ok_or_else(|| source.truncated())?;
     }
     let first = first.ok_or_else(|| source.corrupt("it has no pages"))?;
     Ok(Facts { frames, ..first })
@@ -106,7 +106,8 @@ struct Directory {
     orientation: Orientation,
     offsets: Option<Numbers>,
     lengths: Option<Numbers>,
-    next: u32,
+    /// None when the file ends where the offset of the next directory should stand.
+    next: Option<u32>,
 }
 
 impl Directory {
@@ -114,7 +115,7 @@ impl Directory {
         source.seek(u64::from(offset))?;
         let entries = order.u16(source)?;
         let mut directory =
-            Self { width: None, height: None, orientation: Orientation::UPRIGHT, offsets: None, lengths: None, next: 0 };
+            Self { width: None, height: None, orientation: Orientation::UPRIGHT, offsets: None, lengths: None, next: None };
         for _ in 0..entries {
             let end = source.position() + 12;
             let (tag, kind, count) = (order.u16(source)?, order.u16(source)?, order.u32(source)?);
@@ -133,8 +134,8 @@ impl Directory {
             }
             source.seek(end)?;
         }
-        // An EXIF block may end with its last entry; the chain then ends too.
-        directory.next = if source.remaining() >= 4 { order.u32(source)? } else { 0 };
+        // An EXIF block may end with its last entry.
+        directory.next = if source.remaining() >= 4 { Some(order.u32(source)?) } else { None };
         Ok(directory)
     }
 
