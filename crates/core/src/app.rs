@@ -81,7 +81,8 @@ pub struct App {
     pub accounts: Accounts,
     /// Set after a failed sync.
     pub halt: Arc<Halt>,
-    pub(crate) workers: Workers,
+    /// Renderers.
+    pub workers: Workers,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,

@@ -13,9 +13,13 @@ use sha2::{Digest as _, Sha256};
 use crate::Error;
 use crate::model::Digest;
 
+/// Bytes that [`Spool::head`] keeps.
+pub const HEAD_BYTES: usize = 32 * 1024;
+
 /// Takes chunks.
 #[derive(Debug)]
 pub struct Spool {
+    head: Vec<u8>,
     buffer: Vec<u8>,
     file: Option<Arc<File>>,
     flushed: u64,
@@ -54,7 +58,8 @@ impl Spool {
     #[must_use]
     pub fn new(folder: &Path, memory_bytes_max: usize, bytes_max: u64) -> Self {
         let folder = folder.to_path_buf();
-        Self { buffer: Vec::new(), file: None, flushed: 0, hasher: Sha256::new(), memory_bytes_max, bytes_max, folder }
+        let (head, buffer) = (Vec::new(), Vec::new());
+        Self { head, buffer, file: None, flushed: 0, hasher: Sha256::new(), memory_bytes_max, bytes_max, folder }
     }
 
     /// How many bytes came so far.
@@ -69,10 +74,10 @@ impl Spool {
         self.len() == 0
     }
 
-    /// The first bytes, as far as they are in memory: all of them until the first flush.
+    /// The first bytes, up to [`HEAD_BYTES`], wherever the rest has gone.
     #[must_use]
     pub fn head(&self) -> &[u8] {
-        if self.flushed == 0 { &self.buffer } else { &[] }
+        &self.head
     }
 
     /// Takes a chunk.
@@ -84,6 +89,7 @@ impl Spool {
             return Err(Error::TooLarge { bytes_max: self.bytes_max });
         }
         self.hasher.update(chunk);
+        self.head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - self.head.len())]);
         self.buffer.extend_from_slice(chunk);
         if self.buffer.len() > self.memory_bytes_max {
             self.flush().await?;

@@ -10,11 +10,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::model::{ActionKey, Actor, AppKey, BlobKey, Image, ImageId, Namespace, State, Timestamp, Version};
-use crate::spool::{Content, Spool, Spooled};
+use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
 use crate::{Error, access, db};
 
-/// The first bytes are judged once this many are there, so that what is no image is refused before the rest arrives.
-const HEAD_BYTES: u64 = 32 * 1024;
 /// An upload waits this long for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -109,7 +107,8 @@ impl Admitted {
         let mut head_judged = !images_only;
         while let Some(chunk) = chunks.next().await {
             spool.write(&chunk?).await?;
-            if !head_judged && spool.len() >= HEAD_BYTES {
+            if !head_judged && spool.head().len() == HEAD_BYTES {
+                // What is no image is refused before the rest arrives.
                 head_judged = true;
                 inspect_head(spool.head(), &app.options.limits)?;
             }

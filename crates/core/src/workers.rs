@@ -39,6 +39,13 @@ impl Workers {
         Self { program, permits: Arc::new(Semaphore::new(concurrent_max)), time_max }
     }
 
+    /// What a worker says of its sandbox: empty when it can't even start.
+    pub async fn probe(&self) -> String {
+        let output =
+            Command::new(&self.program).args(["render-worker", "probe"]).env_clear().stderr(Stdio::null()).output().await;
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")).unwrap_or_default()
+    }
+
     /// Renders one image in a fresh process.
     ///
     /// # Errors

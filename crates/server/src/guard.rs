@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -18,6 +18,7 @@ const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; f
 /// Refuses what no route wants, and puts the headers on that every answer has.
 pub async fn guard(State(service): State<Service>, request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
+    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match unacceptable(&request) {
         Some((status, message)) => face(&uri, status, message),
         None => next.run(request).await,
@@ -26,6 +27,11 @@ pub async fn guard(State(service): State<Service>, request: Request, next: Next)
         response = method_not_allowed(&uri, &response);
     }
     let headers = response.headers_mut();
+    if is_chunked {
+        // hyper lets Transfer-Encoding win over a Content-Length and hides that there was one (RFC 9112 §6.3). Whatever another
+        // reader may have taken for a second request is never looked at when this one is the connection's last.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(DATA_POLICY);
@@ -36,31 +42,23 @@ pub async fn guard(State(service): State<Service>, request: Request, next: Next)
     response
 }
 
-/// Rows P4 and P6: two lengths for one body, and bodies that would have to be inflated.
+/// Row P6: bodies that would have to be inflated.
 fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
     let headers = request.headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Some((StatusCode::BAD_REQUEST, "Send either Content-Length or Transfer-Encoding."));
-    }
     let encoding = headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding."));
     }
-    // RFC 9112 §6.1: a request that wants its body read to the end of the connection can't be answered safely.
-    (request.method() == Method::TRACE).then_some((StatusCode::METHOD_NOT_ALLOWED, "TRACE is switched off."))
+    None
 }
 
 /// An error outside of any handler, in the face of the API that the path belongs to.
 fn face(uri: &Uri, status: StatusCode, message: &str) -> Response {
-    let mut response = if is_opsportal(uri) {
+    if is_opsportal(uri) {
         Refusal::outside(status, message).into_response()
     } else {
         Problem::new(status, message).into_response()
-    };
-    if status == StatusCode::BAD_REQUEST {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 fn is_opsportal(uri: &Uri) -> bool {
@@ -69,8 +67,10 @@ fn is_opsportal(uri: &Uri) -> bool {
 
 fn method_not_allowed(uri: &Uri, original: &Response) -> Response {
     let mut response = face(uri, StatusCode::METHOD_NOT_ALLOWED, "This method does nothing here.");
-    let allow = original.headers().get(header::ALLOW).cloned().unwrap_or(HeaderValue::from_static(""));
-    response.headers_mut().insert(header::ALLOW, allow);
+    // Where this is missing the router adds it further out.
+    if let Some(allow) = original.headers().get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
     response
 }
 

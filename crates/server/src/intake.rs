@@ -50,7 +50,7 @@ impl Intake {
             grace: Duration::from_secs(server.body_rate_grace_seconds),
             bytes_per_second_min: server.body_bytes_per_second_min,
         };
-        Self { chunks: Arc::new(Mutex::new(paced(body, pace, body_bytes_max, named_bytes_max).boxed())) }
+        Self { chunks: Arc::new(Mutex::new(paced(body, pace, body_bytes_max, named_bytes_max).fuse().boxed())) }
     }
 
     /// Its chunks, one a poll.

@@ -18,12 +18,12 @@ pub fn router(service: Service) -> Router {
     let router = Router::new()
         // OpsPortal: images and files
         .route("/opsportal/image", post(upload::image))
-        .route("/opsportal/image/{appKey}/{permission}/{isWebix}", post(upload::image_by_path))
+        .route("/opsportal/image/{appKey}/{permission}/{isWebix}", post(upload::image_by_path).get(guard::not_found))
         .route("/opsportal/image/{appKey}/{uuid}", get(read::image))
         .route("/opsportal/imageBase64", post(base64::upload))
         .route("/opsportal/imageBase64/{appKey}/{uuid}", get(read::image_base64))
         .route("/opsportal/file", post(upload::file))
-        .route("/opsportal/file/{appKey}/{permission}/{isWebix}", post(upload::file_by_path))
+        .route("/opsportal/file/{appKey}/{permission}/{isWebix}", post(upload::file_by_path).get(guard::not_found))
         .route("/opsportal/file/{appKey}/{uuid}", get(read::file))
         // OpsPortal: the site
         .route("/csrfToken", get(site::csrf_token))

@@ -141,7 +141,19 @@ pub async fn start(service: Service) -> Result<Running, Error> {
     let router = router::router(service.clone());
     let accepting = tokio::spawn(listener::accept(listener, router, tls, Arc::clone(&service.settings), Arc::clone(&stop)));
     let background = tokio::spawn(Arc::clone(&service.app).run_in_background());
+    tokio::spawn(report_sandbox(Arc::clone(&service.app)));
     Ok(Running { address, service, accepting, stop, background })
+}
+
+/// Says at start how well hostile pictures are locked in.
+async fn report_sandbox(app: Arc<App>) {
+    let sandbox = app.workers.probe().await;
+    let weak = sandbox.is_empty() || sandbox.contains("not supported") || sandbox.contains("ALLOWED");
+    if weak {
+        tracing::warn!(sandbox, "workers that decode images are not fully sandboxed");
+    } else {
+        tracing::info!(sandbox, "workers are sandboxed");
+    }
 }
 
 impl Running {

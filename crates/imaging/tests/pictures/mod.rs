@@ -92,7 +92,7 @@ pub fn whole_files() -> Vec<(&'static str, Vec<u8>, (u32, u32))> {
         ("webp", encoded(&picture, ImageFormat::WebP), (40, 30)),
         ("bmp", encoded(&picture, ImageFormat::Bmp), (40, 30)),
         ("tiff", encoded(&picture, ImageFormat::Tiff), (40, 30)),
-        ("ico", encoded(&picture, ImageFormat::Ico), (40, 30)),
+        ("ico", encoded(&DynamicImage::ImageRgba8(picture.to_rgba8()), ImageFormat::Ico), (40, 30)),
         ("avif", read("formats/small.avif"), (96, 64)),
         ("heic", read("formats/small.heic"), (96, 64)),
         ("jxl", read("formats/small.jxl"), (96, 64)),

@@ -135,11 +135,11 @@ fn explain(url: &str, demo: &DemoPage, image: &str) {
     println!("    jar=$(mktemp)");
     println!("    token() {{ curl -s -b $jar -c $jar {url}/csrfToken | sed 's/.*:\"//; s/\".*//'; }}");
     println!(
-        "    curl -b $jar -c $jar -H \"X-CSRF-Token: $(token)\" {url}/site/login -d username={login} -d password={password}"
+        "    curl -w '\\n' -b $jar -c $jar -H \"X-CSRF-Token: $(token)\" {url}/site/login -d username={login} -d password={password}"
     );
     println!("    curl -b $jar -o photo.jpg {url}{image}");
     println!(
-        "    curl -b $jar -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
+        "    curl -w '\\n' -b $jar -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
     );
     println!("\nStop it with Ctrl-C.");
 }

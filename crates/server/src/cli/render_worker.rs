@@ -21,7 +21,7 @@ const SOURCE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(super) fn run(fit: &str) -> ExitCode {
     let sandbox = enter_sandbox();
     if fit == "probe" {
-        println!("{sandbox}");
+        println!("{sandbox}\n{}", escape_attempts());
         return ExitCode::SUCCESS;
     }
     match answer(fit) {
@@ -67,6 +67,15 @@ fn enter_sandbox() -> String {
     };
     let calls = if few_system_calls().is_ok() { "enforced" } else { "not supported by this kernel" };
     format!("landlock {files}, seccomp {calls}, memory and CPU limits enforced")
+}
+
+/// What happens when a decoder that was taken over tries to get out.
+fn escape_attempts() -> String {
+    let verdict = |succeeded: bool| if succeeded { "ALLOWED" } else { "refused" };
+    let file = std::fs::File::open("/etc/passwd").is_ok();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
+    let process = std::process::Command::new("/bin/true").spawn().is_ok();
+    format!("file {}, socket {}, process {}", verdict(file), verdict(socket), verdict(process))
 }
 
 fn no_files_or_network() -> Result<RulesetStatus, landlock::RulesetError> {

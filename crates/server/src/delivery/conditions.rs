@@ -1,8 +1,9 @@
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::str::FromStr as _;
 
-use axum::http::Method;
+use axum::http::{Method, header};
 use headers::{ETag, HeaderMapExt as _, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified};
+use http_range_header::{EndPosition, StartPosition, SyntacticallyCorrectRange, parse_range_header};
 
 use super::{Asked, Representation};
 
@@ -46,25 +47,23 @@ pub(super) fn judge(asked: &Asked<'_>, what: &Representation) -> Verdict {
     {
         return Verdict::Whole;
     }
-    match headers.typed_get::<headers::Range>() {
-        Some(range) => part(&range, what.len),
-        None => Verdict::Whole,
+    match headers.get(header::RANGE).and_then(|value| value.to_str().ok()).map(parse_range_header) {
+        Some(Ok(asked)) => part(&asked.ranges, what.len),
+        // A unit that we don't know, or no range at all: §14.2 says to go on as if it weren't there.
+        Some(Err(_)) | None => Verdict::Whole,
     }
 }
 
-fn part(range: &headers::Range, len: u64) -> Verdict {
-    let mut satisfiable = range.satisfiable_ranges(len);
-    let (Some(first), more) = (satisfiable.next(), satisfiable.next()) else { return Verdict::RangeNotSatisfiable };
-    if more.is_some() {
-        return Verdict::Whole;
-    }
-    let start = match first.0 {
-        Bound::Included(start) => start,
-        _ => 0,
+fn part(ranges: &[SyntacticallyCorrectRange], len: u64) -> Verdict {
+    let [range] = ranges else { return Verdict::Whole };
+    let start = match range.start {
+        StartPosition::Index(start) => start,
+        StartPosition::FromLast(count) => len.saturating_sub(count),
     };
-    let end = match first.1 {
-        Bound::Included(end) => end.saturating_add(1).min(len),
-        _ => len,
+    let end = match range.end {
+        EndPosition::Index(last) if last < start => return Verdict::Whole,
+        EndPosition::Index(last) => last.saturating_add(1).min(len),
+        EndPosition::LastByte => len,
     };
     if start < end { Verdict::Part(start..end) } else { Verdict::RangeNotSatisfiable }
 }
@@ -117,7 +116,7 @@ mod tests {
             (&[("range", "bytes=-1000")], Verdict::Part(0..100)),
             (&[("range", "bytes=90-1000")], Verdict::Part(90..100)),
             (&[("range", "bytes=100-")], Verdict::RangeNotSatisfiable),
-            (&[("range", "bytes=-0")], Verdict::RangeNotSatisfiable),
+            (&[("range", "bytes=-0")], Verdict::Whole),
             (&[("range", "bytes=0-1,5-6")], Verdict::Whole),
             (&[("range", "lines=0-1")], Verdict::Whole),
             (&[("range", "bytes=0-1"), ("if-range", "\"abc\"")], Verdict::Part(0..2)),

@@ -1,0 +1,278 @@
+//! The service under test, its actors and what it has stored.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imagewell::config::Settings;
+use imagewell::serve::{Ended, Service, start};
+use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
+use imagewell_core::provision::{self, AccountPlan, Plan, Role};
+use reqwest::header::HeaderMap;
+use reqwest::multipart::{Form, Part};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const PERMISSION: &str = "opstool.AB_Crew.view";
+pub const APP_KEY: &str = "opstool";
+pub const PASSWORD: &str = "correct horse";
+
+/// A running service on a folder of its own.
+pub struct TestApp {
+    pub address: SocketAddr,
+    pub service: Service,
+    folder: Arc<TempDir>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: tokio::task::JoinHandle<Ended>,
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With settings of the test's own.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::on(Arc::new(tempfile::tempdir().expect("temporary folder")), settings).await
+    }
+
+    async fn on(folder: Arc<TempDir>, overrides: &[(&str, &str)]) -> Self {
+        let mut settings = Settings::default();
+        let data_dir = folder.path().to_string_lossy().into_owned();
+        // Cheap hashes: the real costs are tested where they matter.
+        let base = [
+            ("listen", "127.0.0.1:0"),
+            ("data_dir", &data_dir),
+            ("passwords.memory_kib", "8"),
+            ("passwords.passes", "1"),
+            ("storage.free_bytes_min", "0"),
+            ("storage.free_inodes_min", "0"),
+        ];
+        for (key, value) in base.iter().chain(overrides) {
+            settings.set(key, value).unwrap_or_else(|| panic!("no setting {key}")).unwrap_or_else(|hint| panic!("{key}: {hint}"));
+        }
+        let service = Service::open(settings, program()).await.expect("opens");
+        provision::apply(&service.app, plan()).await.expect("provisions");
+        let running = start(service.clone()).await.expect("starts");
+        let address = running.address;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let ended = tokio::spawn(running.until(async {
+            let _ = stopped.await;
+        }));
+        Self { address, service, folder, stop: Some(stop), ended }
+    }
+
+    /// As SIGTERM would; returns how it ended.
+    pub async fn stop(mut self) -> Ended {
+        drop(self.stop.take());
+        self.ended.await.expect("ends")
+    }
+
+    /// Stops, and starts again on the same folder.
+    pub async fn restart(mut self, overrides: &[(&str, &str)]) -> Self {
+        drop(self.stop.take());
+        (&mut self.ended).await.expect("ends");
+        Self::on(Arc::clone(&self.folder), overrides).await
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Somebody who is not logged in.
+    pub fn visitor(&self) -> Actor {
+        Actor::at(&format!("http://{}", self.address))
+    }
+
+    /// Somebody who has just logged in.
+    pub async fn actor(&self, login: &str) -> Actor {
+        let actor = self.visitor();
+        let answer = actor.log_in(login, PASSWORD).await;
+        assert_eq!(answer.status, StatusCode::OK, "{login}: {}", answer.text());
+        actor
+    }
+
+    /// Everything that is stored: rows and files. Equal before and after means that nothing stayed behind.
+    pub async fn stored(&self) -> Stored {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data_dir().join("imagewell.db")).read_only(true);
+        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+        let images = sqlx::query_scalar("SELECT COUNT(*) FROM images").fetch_one(&pool).await.expect("count");
+        let versions = sqlx::query_scalar("SELECT COUNT(*) FROM versions").fetch_one(&pool).await.expect("count");
+        pool.close().await;
+        Stored { images, versions, files: files_below(&self.data_dir().join("blobs"), &self.data_dir().join("spool")) }
+    }
+}
+
+/// See [`TestApp::stored`].
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Stored {
+    pub images: i64,
+    pub versions: i64,
+    pub files: BTreeSet<PathBuf>,
+}
+
+fn files_below(blobs: &Path, spool: &Path) -> BTreeSet<PathBuf> {
+    fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("folder").flatten() {
+            if entry.path().is_dir() {
+                walk(&entry.path(), found);
+            } else {
+                found.insert(entry.path());
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(blobs, &mut found);
+    walk(spool, &mut found);
+    found
+}
+
+/// The program that tests of processes run, and that renders in the others.
+pub fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_imagewell"))
+}
+
+/// Two orgs; ada may see the crew's images, bob may only upload, eve is as mighty as can be in the other org.
+pub fn plan() -> Plan {
+    let role = |org: &str, name: &str, actions: &[&str]| Role {
+        org: org.into(),
+        name: name.into(),
+        actions: actions.iter().map(|action| ActionKey::parse(action).expect("action")).collect(),
+    };
+    let user = |org: &str, login: &str, role: &str| AccountPlan {
+        kind: AccountKind::User,
+        org: org.into(),
+        login: login.into(),
+        email: Some(format!("{login}@example.com")),
+        secret: PASSWORD.into(),
+        roles: vec![role.into()],
+        token_ttl_seconds: None,
+        disabled: false,
+    };
+    Plan {
+        orgs: vec![Org { id: OrgId(100_606), name: "acme".into() }, Org { id: OrgId(2), name: "other".into() }],
+        roles: vec![
+            role("acme", "crew", &[PERMISSION, ActionKey::UPLOAD]),
+            role("acme", "viewer", &[PERMISSION]),
+            role("other", "crew", &[PERMISSION, ActionKey::UPLOAD]),
+        ],
+        accounts: vec![
+            user("acme", "ada", "crew"),
+            user("acme", "bob", "uploader"),
+            user("acme", "vera", "viewer"),
+            user("acme", "root", "site-admin"),
+            user("other", "eve", "crew"),
+            user("other", "oroot", "site-admin"),
+        ],
+        namespaces: Vec::new(),
+    }
+}
+
+/// A client with its cookies.
+#[derive(Clone)]
+pub struct Actor {
+    client: Client,
+    base: String,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Self {
+        let response = request.send().await.expect("answers");
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, body: response.bytes().await.expect("body").to_vec() }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().expect("text")).unwrap_or_default()
+    }
+
+    /// Asserts the error envelope and gives it.
+    #[track_caller]
+    pub fn refused(&self, status: u16, id: &str) -> Value {
+        let envelope = self.json();
+        assert_eq!((self.status.as_u16(), envelope["id"].to_string()), (status, id.to_owned()), "{envelope}");
+        assert_eq!(envelope["status"], "error");
+        assert_eq!(envelope["code"], status);
+        assert!(envelope["message"].is_string() && envelope["mlKey"].is_string() && envelope["data"].is_object(), "{envelope}");
+        let keys: Vec<&String> = envelope.as_object().expect("object").keys().collect();
+        assert_eq!(keys, ["status", "id", "code", "message", "mlKey", "data"]);
+        envelope
+    }
+
+    /// The uuid of an accepted upload.
+    #[track_caller]
+    pub fn uuid(&self) -> String {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text());
+        self.json()["data"]["uuid"].as_str().expect("uuid").to_owned()
+    }
+}
+
+impl Actor {
+    /// Somebody without cookies.
+    pub fn at(url: &str) -> Self {
+        let client = Client::builder().cookie_store(true).redirect(reqwest::redirect::Policy::none()).build().expect("client");
+        Self { client, base: url.to_owned() }
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.base))
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.base))
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
+        self.client.request(method.parse().expect("method"), format!("{}{path}", self.base))
+    }
+
+    pub async fn csrf(&self) -> String {
+        Answer::of(self.get("/csrfToken")).await.json()["_csrf"].as_str().expect("token").to_owned()
+    }
+
+    /// A post with a fresh CSRF token.
+    pub async fn change(&self, path: &str) -> RequestBuilder {
+        self.post(path).header("X-CSRF-Token", self.csrf().await)
+    }
+
+    pub async fn log_in(&self, login: &str, password: &str) -> Answer {
+        let body = serde_json::json!({ "username": login, "password": password });
+        Answer::of(self.change("/site/login").await.json(&body)).await
+    }
+
+    /// Uploads as real clients do: parameters in the path.
+    pub async fn upload(&self, bytes: Vec<u8>) -> Answer {
+        let form = Form::new().part("image", Part::bytes(bytes).file_name("a.png"));
+        Answer::of(self.change(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/false")).await.multipart(form)).await
+    }
+
+    pub async fn read(&self, uuid: &str) -> Answer {
+        Answer::of(self.get(&image_path(uuid))).await
+    }
+}
+
+pub fn image_path(uuid: &str) -> String {
+    format!("/opsportal/image/{APP_KEY}/{uuid}")
+}

@@ -1,0 +1,217 @@
+//! The command line as an operator and a script use it.
+
+use std::process::{Command, Stdio};
+
+use crate::app::{Actor, PASSWORD, program};
+use crate::process::{PLAN, Process, imagewell, provision, read_until, run, text};
+
+#[test]
+fn help_names_every_command_and_misuse_exits_with_2() {
+    let help = Command::new(program()).arg("--help").output().expect("runs");
+    for command in ["serve", "demo", "provision", "check", "sweep", "Exit codes"] {
+        assert!(text(&help).contains(command), "{command}");
+    }
+    assert!(!text(&help).contains("render-worker"));
+    for misuse in [&["nonsense"][..], &[], &["provision"], &["serve", "--set", "x"]] {
+        assert_eq!(Command::new(program()).args(misuse).output().expect("runs").status.code(), Some(2), "{misuse:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_start_makes_an_admin_and_prints_the_password_once() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let mut child = imagewell(&data, &["serve"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut printed = read_until(&mut child, "only now): ");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    assert!(printed.contains("admin"));
+    let process = Process::serve(&data);
+    assert!(!process.log().contains("Password"));
+    // The rest of the line was still in the pipe: the password itself is shown by a second folder, read whole.
+    let other = folder.path().join("other");
+    let mut child = imagewell(&other, &["serve"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    printed = read_until(&mut child, "only now): ");
+    assert!(printed.contains("default"));
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+}
+
+#[tokio::test]
+async fn provisioning_is_idempotent_and_reaches_a_running_service() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let process = Process::serve(&data);
+    let file = folder.path().join("plan.toml");
+    std::fs::write(&file, PLAN).expect("writes");
+    let apply = || text(&run(&data, &["provision", &file.to_string_lossy()]));
+    let first = apply();
+    for line in ["org 100606 acme: added", "role acme/crew: added", "user acme/ada: added"] {
+        assert!(first.contains(line), "{first}");
+    }
+    assert_eq!(apply(), "nothing to change\n");
+    let ada = process.actor("ada").await;
+    let uuid = ada.upload(crate::fixtures::png(8, 8, 1)).await.uuid();
+    // A right that is taken away elsewhere is gone here within a moment.
+    std::fs::write(&file, PLAN.replace("\"opstool.AB_Crew.view\", ", "")).expect("writes");
+    assert!(apply().contains("role acme/crew: now allows imagewell.upload"));
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    ada.read(&uuid).await.refused(403, "\"E_NOTPERMITTED\"");
+    assert!(process.terminate().success());
+}
+
+#[test]
+fn a_faulty_plan_changes_nothing_and_says_why() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let file = folder.path().join("plan.toml");
+    for (plan, expected) in [
+        ("[[users]]\norg = 'nowhere'\nlogin = 'a'\npassword = 'b'", "there is no org nowhere"),
+        ("[[orgs]]\nid = 1\nname = 'a'\n[[users]]\norg = 'a'\nlogin = 'x'\npassword = 'b'\nroles = ['none']", "no role none"),
+        ("[[orgs]]\nid = 1\nname = 'a'\n[[orgs]]\nid = 2\nname = 'a'", "same name"),
+        ("[[orgs]]\nid = 1", "missing field"),
+        ("orgs = 1", "invalid type"),
+    ] {
+        std::fs::write(&file, plan).expect("writes");
+        let output = run(&data, &["provision", &file.to_string_lossy()]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+        std::fs::write(&file, "[[orgs]]\nid = 9\nname = 'probe'").expect("writes");
+        assert!(!text(&run(&data, &["provision", &file.to_string_lossy()])).contains("renamed"));
+    }
+    let absent = run(&data, &["provision", "nowhere.toml"]);
+    assert!(absent.status.code() == Some(1) && text(&absent).contains("nowhere.toml"));
+}
+
+#[test]
+fn check_reports_all_faults_at_once() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let good = run(&data, &["check", "--blobs"]);
+    assert!(good.status.success(), "{}", text(&good));
+    for line in ["ok     database", "ok     store", "ok     blobs: 0 images"] {
+        assert!(text(&good).contains(line), "{}", text(&good));
+    }
+    let faulty = run(&data, &["check", "--set", "images.pixels_max=many", "--set", "nothing=1", "--listen", "x"]);
+    assert_eq!(faulty.status.code(), Some(78));
+    assert_eq!(text(&faulty).lines().count(), 4, "{}", text(&faulty));
+    let blocked = folder.path().join("file");
+    std::fs::write(&blocked, b"x").expect("writes");
+    let unusable = run(&blocked, &["check", "--set", "tls.certificate_file=a.pem", "--set", "tls.private_key_file=b.pem"]);
+    assert_eq!(unusable.status.code(), Some(1));
+    assert!(text(&unusable).contains("FAULT  tls") && text(&unusable).contains("FAULT  data"), "{}", text(&unusable));
+}
+
+#[test]
+fn two_services_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let process = Process::serve(&data);
+    let second = run(&data, &["serve"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second).contains("in use by another imagewell"), "{}", text(&second));
+    assert!(process.terminate().success());
+}
+
+#[tokio::test]
+async fn sweep_says_what_it_would_remove_and_why() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let orphan = data.join("blobs/opsportal-images/100606/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");
+    std::fs::write(&orphan, b"orphan").expect("writes");
+    let kept = text(&run(&data, &["sweep", "--dry-run"]));
+    assert!(kept.contains("would remove 0 orphans"), "the grace period holds: {kept}");
+    let dry = text(&run(&data, &["sweep", "--dry-run", "--set", "sweep.grace_seconds=0"]));
+    assert!(dry.contains("would remove opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
+    assert!(orphan.exists());
+    let real = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    assert!(real.status.success() && text(&real).contains("removed 1 orphans"), "{}", text(&real));
+    assert!(!orphan.exists());
+}
+
+/// Row A14: no secret stands in any log, even at the most talkative level, and a failed login is logged once.
+#[tokio::test]
+async fn logs_tell_who_and_never_the_secret() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let mut command = imagewell(&data, &["serve"]);
+    command.env("IMAGEWELL_LOG", "trace");
+    let process = Process::start(command);
+    let actor = Actor::at(&process.url);
+    actor.log_in("ada\r\nforged", "canary-password-1").await;
+    let login = actor.log_in("ada", PASSWORD).await;
+    let cookie = login.header("set-cookie").split(['=', ';']).nth(1).expect("cookie").to_owned();
+    let token = actor.csrf().await;
+    let read = actor.read("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab").await;
+    let id = read.header("x-request-id").to_owned();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let log = process.log();
+    for secret in ["canary-password-1", PASSWORD, &cookie[1..], &token] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
+    assert_eq!(log.matches("login refused").count(), 1);
+    assert_eq!(log.matches("logged in").count(), 1);
+    assert!(log.lines().all(|line| line.starts_with('{')), "line breaks are escaped");
+    assert!(log.lines().any(|line| line.contains(&id) && line.contains("answered")));
+}
+
+/// The demo prints lines to type; they are typed here.
+#[test]
+fn what_the_demo_prints_works() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut child = Command::new(program())
+        .args(["demo", "--listen", "127.0.0.1:0"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let printed = read_until(&mut child, "Stop it with Ctrl-C.");
+    let script: String = printed
+        .lines()
+        .skip_while(|line| !line.contains("jar="))
+        .take_while(|line| line.starts_with("    "))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let typed = Command::new("bash").args(["-euc", &script]).current_dir(folder.path()).output().expect("bash and curl run");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    assert!(typed.status.success(), "{}", text(&typed));
+    let answers = String::from_utf8_lossy(&typed.stdout).into_owned();
+    assert!(answers.contains("\"username\":\"ada\"") && answers.contains("\"uuid\":\""), "{answers}");
+    assert!(std::fs::read(folder.path().join("photo.jpg")).expect("saved") == crate::fixtures::photograph());
+}
+
+#[tokio::test]
+async fn tls_is_spoken_when_a_certificate_is_named() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(folder.path())
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{}", text(&made));
+    let mut command =
+        imagewell(&data, &["serve", "--set", "tls.certificate_file=cert.pem", "--set", "tls.private_key_file=key.pem"]);
+    command.env("IMAGEWELL_LOG", "info");
+    let process = Process::start(command);
+    let port = process.url.rsplit(':').next().expect("port");
+    for version in ["--http1.1", "--http2"] {
+        let output = Command::new("curl")
+            .args(["-sSi", version, "--cacert", "cert.pem", &format!("https://localhost:{port}/csrfToken"), "--resolve"])
+            .arg(format!("localhost:{port}:127.0.0.1"))
+            .current_dir(folder.path())
+            .output()
+            .expect("curl runs");
+        let answer = text(&output).to_lowercase();
+        assert!(answer.contains("set-cookie: __host-imagewell_session=") && answer.contains("; secure"), "{answer}");
+        assert!(answer.contains("strict-transport-security"), "{answer}");
+        assert!(answer.starts_with(if version == "--http2" { "http/2 200" } else { "http/1.1 200" }), "{answer}");
+    }
+    assert!(process.terminate().success());
+}

@@ -1,0 +1,243 @@
+//! What was acknowledged is kept: through SIGKILL, failed syncs and full disks. Power cuts are replayed by tests/powercut.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::app::{APP_KEY, Answer, PERMISSION, image_path};
+use crate::fixtures::{multipart, multipart_type, png, png_of_bytes};
+use crate::process::{Process, imagewell, provision, run, text};
+
+/// Bytes by uuid, of uploads that were answered with 200.
+type Acknowledged = Arc<Mutex<HashMap<String, Vec<u8>>>>;
+
+/// Uploads until the server is gone.
+async fn upload_until_killed(process: &Process, acknowledged: &Acknowledged, seed: u64, kill_after: Duration) {
+    let ada = process.actor("ada").await;
+    let token = ada.csrf().await;
+    let uploads = (0..8_u64).map(|lane| {
+        let (ada, token, acknowledged) = (ada.clone(), token.clone(), Arc::clone(acknowledged));
+        tokio::spawn(async move {
+            for round in 0.. {
+                let salt = seed * 1_000_000 + lane * 10_000 + round;
+                // Small ones, ones beyond the memory bound, and everything between.
+                let bytes = png_of_bytes(2000 + (salt as usize * 7919) % 60_000 + if lane == 0 { 1_200_000 } else { 0 }, salt);
+                let body = multipart(&[("image", Some("a.png"), &bytes)]);
+                let request = ada
+                    .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
+                    .header("x-csrf-token", &token)
+                    .header("content-type", multipart_type())
+                    .body(body);
+                let Ok(response) = request.send().await else { return };
+                if response.status().as_u16() != 200 {
+                    return;
+                }
+                let Ok(answer) = response.json::<serde_json::Value>().await else { return };
+                let uuid = answer["data"]["uuid"].as_str().expect("uuid").to_owned();
+                acknowledged.lock().expect("lock").insert(uuid, bytes);
+            }
+        })
+    });
+    let uploads: Vec<_> = uploads.collect();
+    tokio::time::sleep(kill_after).await;
+    let killed = Command::new("kill").args(["-KILL", &process.child.id().to_string()]).status().expect("runs");
+    assert!(killed.success());
+    for upload in uploads {
+        upload.await.expect("ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_image_survives_sigkill_and_nothing_dangles() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let acknowledged = Acknowledged::default();
+    for round in 0..8 {
+        let process = Process::serve(&data);
+        upload_until_killed(&process, &acknowledged, round, Duration::from_millis(250 + round * 61 % 400)).await;
+        drop(process);
+        let checked = run(&data, &["check", "--blobs"]);
+        assert!(checked.status.success(), "round {round}: {}", text(&checked));
+    }
+    let acknowledged = acknowledged.lock().expect("lock").clone();
+    assert!(acknowledged.len() > 50, "only {} uploads got through", acknowledged.len());
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    for (uuid, bytes) in &acknowledged {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid} is not what was acknowledged");
+    }
+    drop(process);
+    // What the kills left behind goes, and exactly the blobs of rows stay.
+    let swept = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    assert!(swept.status.success(), "{}", text(&swept));
+    let checked = text(&run(&data, &["check", "--blobs"]));
+    let versions: usize =
+        checked.split(" versions").next().and_then(|text| text.rsplit(' ').next()?.parse().ok()).expect("count");
+    assert_eq!(count_files(&data.join("blobs")), versions);
+    assert!(versions >= acknowledged.len());
+    println!("{} acknowledged, {versions} stored: {}", acknowledged.len(), text(&swept).lines().last().unwrap_or_default());
+}
+
+fn count_files(folder: &Path) -> usize {
+    std::fs::read_dir(folder)
+        .expect("folder")
+        .flatten()
+        .map(|entry| if entry.path().is_dir() { count_files(&entry.path()) } else { 1 })
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn simultaneous_uploads_share_commits() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    let token = ada.csrf().await;
+    let before =
+        (process.metric("imagewell_commit_batch_size_count").await, process.metric("imagewell_commit_batch_size_sum").await);
+    let uploads = (0..200_u64).map(|salt| {
+        let body = multipart(&[("image", Some("a.png"), &png(8, 8, salt))]);
+        let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
+        Answer::of(ada.post(&path).header("x-csrf-token", &token).header("content-type", multipart_type()).body(body))
+    });
+    for answer in futures_util::future::join_all(uploads).await {
+        answer.uuid();
+    }
+    let commits = process.metric("imagewell_commit_batch_size_count").await - before.0;
+    let writes = process.metric("imagewell_commit_batch_size_sum").await - before.1;
+    assert!((writes - 200.0).abs() < 0.5, "{writes} writes");
+    assert!(commits < 150.0, "{commits} commits for {writes} writes");
+}
+
+/// Makes every sync fail from now on, as a dying disk does: of all files, or of one.
+fn fail_syncs(process: &Process, only: Option<&Path>) -> std::process::Child {
+    let mut tracer = Command::new("strace");
+    if let Some(file) = only {
+        tracer.arg("-P").arg(file.canonicalize().expect("exists"));
+    }
+    let mut tracer = tracer
+        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO", "-o", "/dev/null", "-p"])
+        .arg(process.child.id().to_string())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace runs: apt-get install strace");
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(tracer.try_wait().expect("waits").is_none(), "strace could not attach");
+    tracer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_nothing_is_acknowledged_and_the_process_exits() {
+    for call in ["blobs", "the database's log"] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = folder.path().join("data");
+        provision(&data);
+        let mut process = Process::serve(&data);
+        let ada = process.actor("ada").await;
+        let token = ada.csrf().await;
+        let kept = ada.upload(png(8, 8, 1)).await.uuid();
+        let log = data.join("imagewell.db-wal");
+        let mut tracer = fail_syncs(&process, (call != "blobs").then_some(log.as_path()));
+        let uploads = (0..5_u64).map(|salt| {
+            let body = multipart(&[("image", Some("a.png"), &png(8, 8, 100 + salt))]);
+            let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
+            ada.post(&path).header("x-csrf-token", &token).header("content-type", multipart_type()).body(body).send()
+        });
+        let mut refused = 0;
+        for answer in futures_util::future::join_all(uploads).await {
+            // Some are told, some find the door closed; nobody gets a 200.
+            match answer {
+                Ok(answer) => {
+                    let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap_or_default());
+                    assert!(status >= 500, "{call}: {status} {text}");
+                    assert!(!text.contains("sync") && !text.contains("blobs"), "private detail: {text}");
+                    refused += 1;
+                }
+                Err(error) => assert!(error.is_connect() || error.is_request(), "{error}"),
+            }
+        }
+        assert!(refused > 0, "{call}: nobody was told");
+        let status = process.wait(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(74), "{call}: {}", process.log());
+        assert!(process.log().contains("no upload is acknowledged"));
+        let _ = tracer.kill();
+        let _ = tracer.wait();
+        let process = Process::serve(&data);
+        let again = process.actor("ada").await;
+        assert!(again.read(&kept).await.body == png(8, 8, 1), "{call}");
+        again.upload(png(8, 8, 2)).await.uuid();
+        let checked = run(&data, &["check", "--blobs"]);
+        assert!(checked.status.success(), "{call}: {}", text(&checked));
+    }
+}
+
+/// The folder as the process sees it, from outside of its namespace.
+fn inside(process: &Process, data: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root{}", process.child.id(), data.display()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_as_good_as_full_uploads_wait_and_everything_else_goes_on() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let process = Process::serve_on_tmpfs(&data, "size=24M", &[("IMAGEWELL_STORAGE_FREE_BYTES_MIN", "4000000")]);
+    let ada = process.actor("ada").await;
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    let inside = inside(&process, &data);
+    let ballast = inside.join("ballast");
+    let files = || count_files(&inside.join("blobs")) + count_files(&inside.join("spool"));
+    let before = files();
+    std::fs::write(&ballast, vec![1; 22_000_000]).expect("writes");
+    for size in [2000, 100_000, 3_000_000] {
+        ada.upload(png_of_bytes(size, 5)).await.refused(507, "\"E_NOSPACE\"");
+    }
+    assert_eq!(files(), before, "nothing is left behind");
+    assert!(ada.read(&uuid).await.body == png(8, 8, 1), "reads go on");
+    process.actor("bob").await;
+    assert_eq!(Answer::of(ada.get("/readyz")).await.status.as_u16(), 200);
+    std::fs::remove_file(&ballast).expect("removes");
+    ada.upload(png_of_bytes(3_000_000, 5)).await.uuid();
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_finds_the_disk_full_is_507_and_leaves_nothing() {
+    for options in ["size=12M", "size=64M,nr_inodes=40"] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let data = folder.path().join("data");
+        let process = Process::serve_on_tmpfs(&data, options, &[]);
+        let ada = process.actor("ada").await;
+        let first = ada.upload(png(8, 8, 1)).await.uuid();
+        let inside = inside(&process, &data);
+        let mut stored = 1;
+        let mut answer = ada.upload(png_of_bytes(900_000, 0)).await;
+        while answer.status.as_u16() == 200 {
+            stored += 1;
+            answer = ada.upload(png_of_bytes(900_000, stored)).await;
+            assert!(stored < 100, "{options}: never full");
+        }
+        answer.refused(507, "\"E_NOSPACE\"");
+        assert_eq!(count_files(&inside.join("blobs")) as u64, stored, "{options}: a refused upload left bytes");
+        assert!(ada.read(&first).await.body == png(8, 8, 1), "{options}");
+        let victim = std::fs::read_dir(inside.join("blobs/opsportal-images/100606")).expect("folder").flatten();
+        let _ = victim
+            .map(|entry| entry.path())
+            .filter(|path| path.metadata().is_ok_and(|meta| meta.len() > 500_000))
+            .take(3)
+            .map(std::fs::remove_file)
+            .count();
+        assert_eq!(ada.upload(png_of_bytes(900_000, 999)).await.status.as_u16(), 200, "{options}: uploads resume by themselves");
+        assert!(Answer::of(ada.get(&image_path(&first))).await.status.is_success());
+        drop(process);
+    }
+}
+
+#[test]
+fn the_program_that_is_tested_is_the_one_that_was_built() {
+    let version = imagewell(&std::env::temp_dir().join("x"), &["--version"]).output().expect("runs");
+    assert!(text(&version).contains(env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,18 @@
+//! All behaviour through the front door: a real server on a real socket, a real database and a real disk for every test.
+
+mod app;
+mod base64;
+mod bodies;
+mod cli;
+mod delivery;
+mod docs;
+mod durability;
+mod files;
+mod fixtures;
+mod process;
+mod protocol;
+mod reading;
+mod rendering;
+mod site;
+mod sweeping;
+mod uploading;

@@ -1,0 +1,171 @@
+//! The real program in a process of its own, to be killed, starved and read back.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::app::{Actor, Answer, PASSWORD, program};
+
+/// Two users in one org; ada uploads and sees.
+pub const PLAN: &str = r#"
+[[orgs]]
+id = 100606
+name = "acme"
+[[roles]]
+org = "acme"
+name = "crew"
+actions = ["opstool.AB_Crew.view", "imagewell.upload"]
+[[users]]
+org = "acme"
+login = "ada"
+password = "correct horse"
+roles = ["crew"]
+[[users]]
+org = "acme"
+login = "bob"
+password = "correct horse"
+"#;
+
+/// A running `imagewell serve`.
+pub struct Process {
+    pub child: Child,
+    pub url: String,
+    log: Arc<Mutex<String>>,
+}
+
+/// The program with cheap password hashes on this folder, without anything of the surroundings' settings.
+pub fn imagewell(data_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    configure(command.args(arguments), data_dir);
+    command
+}
+
+fn configure(command: &mut Command, data_dir: &Path) {
+    command
+        .current_dir(data_dir.parent().expect("parent"))
+        .env("IMAGEWELL_DATA_DIR", data_dir)
+        .env("IMAGEWELL_LISTEN", "127.0.0.1:0")
+        .env("IMAGEWELL_PASSWORDS_MEMORY_KIB", "8")
+        .env("IMAGEWELL_PASSWORDS_PASSES", "1")
+        .env("IMAGEWELL_LOG_FORMAT", "json")
+        .env("IMAGEWELL_STORAGE_FREE_BYTES_MIN", "0")
+        .env("IMAGEWELL_STORAGE_FREE_INODES_MIN", "0");
+}
+
+pub fn run(data_dir: &Path, arguments: &[&str]) -> Output {
+    imagewell(data_dir, arguments).output().expect("runs")
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Makes the accounts.
+pub fn provision(data_dir: &Path) {
+    let file = data_dir.parent().expect("parent").join("plan.toml");
+    std::fs::write(&file, PLAN).expect("writes");
+    let output = run(data_dir, &["provision", &file.to_string_lossy()]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+impl Process {
+    pub fn serve(data_dir: &Path) -> Self {
+        Self::start(imagewell(data_dir, &["serve"]))
+    }
+
+    /// Serves from a small file system of its own that is mounted on the folder, in namespaces of its own.
+    pub fn serve_on_tmpfs(data_dir: &Path, options: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = data_dir.to_string_lossy();
+        let program = program();
+        let script = format!(
+            "mount -t tmpfs -o {options} none {folder} && {program} provision plan.toml >&2 && exec {program} serve",
+            program = program.display()
+        );
+        std::fs::create_dir_all(data_dir).expect("makes");
+        std::fs::write(data_dir.parent().expect("parent").join("plan.toml"), PLAN).expect("writes");
+        let mut command = Command::new("unshare");
+        configure(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]), data_dir);
+        command.envs(settings.iter().copied());
+        Self::start(command)
+    }
+
+    /// Starts and waits until it listens.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("pipe"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let url = loop {
+            let mut line = String::new();
+            if lines.read_line(&mut line).expect("reads") == 0 {
+                panic!("it ended before it listened: {}", log.lock().expect("log"));
+            }
+            log.lock().expect("log").push_str(&line);
+            if let Some(url) = line.split("\"url\":\"").nth(1).and_then(|rest| rest.split('"').next()) {
+                break url.to_owned();
+            }
+        };
+        let collecting = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = collecting.lock().expect("log");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { child, url, log }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    pub async fn actor(&self, login: &str) -> Actor {
+        let actor = Actor::at(&self.url);
+        let answer = actor.log_in(login, PASSWORD).await;
+        assert_eq!(answer.status.as_u16(), 200, "{login}: {}", answer.text());
+        actor
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = Answer::of(Actor::at(&self.url).get("/metrics")).await.text();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or_default()
+    }
+
+    pub fn terminate(mut self) -> ExitStatus {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("runs");
+        assert!(sent.success());
+        self.wait(Duration::from_secs(40))
+    }
+
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waits") {
+                return status;
+            }
+            assert!(started.elapsed() < patience, "it still runs: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads all of a child's output until it says this; for programs that go on running.
+pub fn read_until(child: &mut Child, needle: &str) -> String {
+    let mut stdout = child.stdout.take().expect("pipe");
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(needle) {
+        assert_eq!(stdout.read(&mut byte).expect("reads"), 1, "it ended: {}", String::from_utf8_lossy(&seen));
+        seen.push(byte[0]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}

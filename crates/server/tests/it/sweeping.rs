@@ -1,0 +1,74 @@
+//! What nothing points at goes, with a reason, after a grace period, and nothing else does.
+
+use std::time::Duration;
+
+use imagewell_core::sweep::{self, Finding, Mode};
+use reqwest::StatusCode;
+
+use crate::app::TestApp;
+use crate::fixtures::png;
+
+async fn findings(app: &TestApp, mode: Mode) -> (sweep::Summary, Vec<String>) {
+    let mut lines = Vec::new();
+    let summary = sweep::run(&app.service.app, mode, |finding| match finding {
+        Finding::Orphan { key, .. } => lines.push(key.as_str().to_owned()),
+        Finding::Leftover { path, .. } => lines.push(path.display().to_string()),
+        Finding::EndedSessions(_) | Finding::Progress(_) => {}
+    })
+    .await
+    .expect("sweeps");
+    (summary, lines)
+}
+
+#[tokio::test]
+async fn orphans_and_leftovers_go_and_images_stay() {
+    let app = TestApp::with(&[("sweep.grace_seconds", "1")]).await;
+    let ada = app.actor("ada").await;
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    let clean = app.stored().await;
+    let folder = app.data_dir().join("blobs/opsportal-images/100606");
+    std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png"), b"orphan").expect("writes");
+    std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ac.png#1"), b"staging").expect("writes");
+    std::fs::write(app.data_dir().join("spool/.tmpX"), b"spool").expect("writes");
+    let (young, _) = findings(&app, Mode::Remove).await;
+    assert_eq!((young.orphans, young.leftovers), (0, 0), "the grace period holds");
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+
+    let (dry, lines) = findings(&app, Mode::DryRun).await;
+    assert_eq!((dry.orphans, dry.leftovers, lines.len()), (1, 2, 3), "{lines:?}");
+    assert_eq!(dry.bytes, 6 + 7 + 5);
+    assert_eq!(app.stored().await.files.len(), clean.files.len() + 3, "a dry run removes nothing");
+
+    let (real, _) = findings(&app, Mode::Remove).await;
+    assert_eq!(real, dry);
+    assert_eq!(app.stored().await, clean);
+    assert_eq!(ada.read(&uuid).await.status, StatusCode::OK);
+    assert_eq!(findings(&app, Mode::Remove).await.0.orphans, 0, "a second sweep finds nothing");
+}
+
+#[tokio::test]
+async fn ended_sessions_go() {
+    let app = TestApp::with(&[("sessions.absolute_seconds", "1")]).await;
+    app.actor("ada").await;
+    assert_eq!(findings(&app, Mode::DryRun).await.0.sessions, 0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(findings(&app, Mode::DryRun).await.0.sessions, 1);
+    assert_eq!(findings(&app, Mode::Remove).await.0.sessions, 1);
+    assert_eq!(findings(&app, Mode::Remove).await.0.sessions, 0);
+}
+
+#[tokio::test]
+async fn the_background_sweep_runs_by_itself() {
+    let app = TestApp::with(&[("sweep.grace_seconds", "0"), ("sweep.interval_seconds", "1")]).await;
+    let folder = app.data_dir().join("blobs/opsportal-images/1");
+    std::fs::create_dir_all(&folder).expect("makes");
+    let orphan = folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::write(&orphan, b"orphan").expect("writes");
+    for _ in 0..50 {
+        if !orphan.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the orphan is still there");
+}
