@@ -19,6 +19,7 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 const STYLE: &str = include_str!("../../assets/style.css");
+const ICON: &str = include_str!("../../assets/icon.svg");
 const DEMO_SCRIPT: &str = include_str!("../../assets/demo.js");
 
 /// What the demo shows.
@@ -49,6 +50,7 @@ fn page(title: &str, script: Option<&str>, content: &Markup) -> Response {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) " · imagewell" }
                 link rel="stylesheet" href="/assets/style.css";
+                link rel="icon" href="/assets/icon.svg";
                 @if let Some(script) = script { script src=(script) defer {} }
             }
             body { main { (content) } }
@@ -135,6 +137,7 @@ pub async fn demo(State(service): State<Service>, headers: HeaderMap) -> Respons
 pub async fn asset(Path(name): Path<String>) -> Response {
     let (content_type, text) = match name.as_str() {
         "style.css" => ("text/css; charset=utf-8", STYLE),
+        "icon.svg" => ("image/svg+xml", ICON),
         "demo.js" => ("text/javascript; charset=utf-8", DEMO_SCRIPT),
         _ => return Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response(),
     };

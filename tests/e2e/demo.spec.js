@@ -1,0 +1,52 @@
+"use strict";
+
+// The demo as somebody new meets it.
+
+const { test, expect } = require("@playwright/test");
+const path = require("node:path");
+const { start, photographs, root } = require("./imagewell.js");
+
+let demo;
+test.beforeAll(async () => { demo = await start("demo"); });
+test.afterAll(() => demo.stop());
+
+async function logIn(page, name) {
+  const password = new RegExp(`^ +${name} +(\\S+)`, "m").exec(demo.output)[1];
+  await page.goto(`${demo.url}/demo`);
+  await page.getByLabel("Name").fill(name);
+  await page.getByLabel("Password").fill(password);
+  await page.getByRole("button", { name: "Log in" }).click();
+  await page.waitForURL(`${demo.url}/demo`);
+}
+
+test("log in, see the sample, upload another and see that too", async ({ page }) => {
+  const faults = [];
+  page.on("console", (message) => { if (message.type() === "error") faults.push(message.text()); });
+  page.on("pageerror", (error) => faults.push(error.message));
+  await page.setViewportSize({ width: 900, height: 820 });
+  await logIn(page, "ada");
+  await expect(page.locator("figure img")).toHaveJSProperty("naturalWidth", 512);
+  await page.getByLabel("An image").setInputFiles(path.join(photographs, "rocket.jpg"));
+  await page.getByRole("button", { name: "Upload" }).click();
+  await expect(page.locator("#outcome")).toHaveText("Stored.");
+  await expect(page.locator("figure img").first()).toHaveJSProperty("naturalWidth", 640);
+  await page.waitForFunction(() => [...document.images].every((image) => image.complete));
+  if (process.env.UPDATE_DOCS) await page.screenshot({ path: path.join(root, "docs/demo.png") });
+  expect(faults).toEqual([]);
+});
+
+test("a refusal is shown in words", async ({ page }) => {
+  await logIn(page, "ada");
+  await page.getByLabel("An image").setInputFiles({ name: "a.png", mimeType: "image/png", buffer: Buffer.from("#!/bin/sh") });
+  await page.getByRole("button", { name: "Upload" }).click();
+  await expect(page.locator("#outcome")).toContainText("this is a script");
+  await expect(page.locator("#outcome")).toHaveClass("error");
+});
+
+test("a wrong password is told on the page", async ({ page }) => {
+  await page.goto(`${demo.url}/site/login`);
+  await page.getByLabel("Name").fill("ada");
+  await page.getByLabel("Password").fill("wrong");
+  await page.getByRole("button", { name: "Log in" }).click();
+  await expect(page.getByRole("alert")).toHaveText("Wrong name or password.");
+});
