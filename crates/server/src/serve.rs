@@ -135,7 +135,9 @@ pub struct Running {
 pub async fn start(service: Service) -> Result<Running, Error> {
     let tls = tls::acceptor(&service.settings.tls)?;
     let listen = service.settings.service.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|error| Error::internal(&format!("listening on {listen}"), &error))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| Error::internal(&format!("listening on {listen} (--listen chooses another)"), &error))?;
     let address = listener.local_addr().map_err(|error| Error::internal("listening", &error))?;
     let stop = Arc::new(tokio::sync::Notify::new());
     let router = router::router(service.clone());

@@ -99,14 +99,19 @@ fn no_api_names_another() {
 fn files_fit_in_the_head() {
     for (path, text) in sources("crates") {
         assert!(text.lines().count() <= 520, "{path} has {} lines: give it rooms", text.lines().count());
-        assert!(!path.split('/').any(|part| matches!(part.trim_end_matches(".rs"), "util" | "utils" | "common" | "helpers" | "manager")));
+        assert!(
+            !path
+                .split('/')
+                .any(|part| matches!(part.trim_end_matches(".rs"), "util" | "utils" | "common" | "helpers" | "manager"))
+        );
     }
 }
 
 #[test]
 fn nothing_is_left_for_later_and_no_machine_is_named() {
     // Put together here, so that this file doesn't find itself.
-    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("unimple", "mented!"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
+    let words =
+        [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("unimple", "mented!"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
     for (path, text) in sources("crates") {
         for word in words {
             assert!(!text.contains(word), "{path} has {word}");
@@ -125,7 +130,8 @@ fn every_test_that_the_trust_table_names_exists() {
     for line in table.lines().filter(|line| line.starts_with("| ")) {
         let Some(tests) = line.trim_end_matches('|').rsplit(" | ").next() else { continue };
         for test in tests.split('`').skip(1).step_by(2) {
-            let exists = all.contains(&format!("fn {test}(")) || e2e.contains(&format!("test(\"{test}\"")) || root().join(test).exists();
+            let exists =
+                all.contains(&format!("fn {test}(")) || e2e.contains(&format!("test(\"{test}\"")) || root().join(test).exists();
             assert!(exists, "docs/trust.md names {test}, which is no test");
             named += 1;
         }

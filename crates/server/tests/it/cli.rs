@@ -185,6 +185,25 @@ fn what_the_demo_prints_works() {
     assert!(std::fs::read(folder.path().join("photo.jpg")).expect("saved") == crate::fixtures::photograph());
 }
 
+/// The README shows lines to type; they are typed here, but for the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_readme_shows_works() {
+    let app = crate::app::TestApp::start().await;
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("reads");
+    let block = readme.split("## Talk to it").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("lines to type");
+    let script = block.trim_start_matches("sh").replace("http://127.0.0.1:8080", &app.url(""));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    std::fs::write(folder.path().join("photo.jpg"), crate::fixtures::photograph()).expect("writes");
+    let typed = Command::new("bash")
+        .args(["-euc", &script])
+        .env("PASSWORD", PASSWORD)
+        .current_dir(folder.path())
+        .output()
+        .expect("bash and curl run");
+    assert!(typed.status.success() && text(&typed).contains("\"uuid\":\""), "{}", text(&typed));
+    assert!(std::fs::read(folder.path().join("again.jpg")).expect("saved") == crate::fixtures::photograph());
+}
+
 #[tokio::test]
 async fn tls_is_spoken_when_a_certificate_is_named() {
     let folder = tempfile::tempdir().expect("temporary folder");
