@@ -48,10 +48,14 @@ function start(command, settings = {}) {
       const url = command === "serve" ? /"url":"([^"]+)"/.exec(output) : /(http\S+)\/demo\n[^]*Ctrl-C/.exec(output);
       if (url) resolve({ url: url[1], output, blobs: path.join(data, "blobs"), stop });
     };
-    const stop = () => {
-      child.kill("SIGKILL");
-      fs.rmSync(folder, { recursive: true, force: true });
-    };
+    const stop = () => new Promise((done) => {
+      child.removeAllListeners("exit");
+      child.on("exit", () => {
+        fs.rmSync(folder, { recursive: true, force: true });
+        done();
+      });
+      child.kill("SIGTERM");
+    });
     child.stdout.on("data", read);
     child.stderr.on("data", read);
     child.on("exit", () => reject(new Error(`it ended: ${output}`)));

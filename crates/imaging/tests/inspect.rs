@@ -22,7 +22,7 @@ fn whole_files_of_every_format_give_their_facts() {
         assert_eq!(facts.orientation.exif(), 1, "{name}");
         let frames = match name {
             "animated gif" => 3,
-            "animated jxl" => 5,
+            "animated jxl" | "animated webp" => 5,
             _ => 1,
         };
         assert_eq!(facts.frames, frames, "{name}");
@@ -148,9 +148,9 @@ proptest! {
 
     /// Whatever is bent, inspection ends without a panic and never reads facts beyond the limits.
     #[test]
-    fn bent_files_never_panic(which in 0_usize..15, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+    fn bent_files_never_panic(which in any::<prop::sample::Index>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
         thread_local!(static FILES: Vec<Vec<u8>> = whole_files().into_iter().map(|(_, bytes, _)| bytes).collect());
-        let mut bytes = FILES.with(|files| files[which].clone());
+        let mut bytes = FILES.with(|files| which.get(files).clone());
         // Structure stands near the start; most changes go there.
         let reach = bytes.len().min(512);
         for (at, value) in changes {

@@ -32,6 +32,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
         frame_pixels += u64::from(width) * u64::from(height);
         // The bound on frames also ends a chain that bites its own tail.
         check_frames(frames, frame_pixels, limits)?;
+        source.require(page.values_end, 0)?;
         page.check_pieces(source, order)?;
         if first.is_none() {
             first = Some(Facts { orientation: page.orientation, ..Facts::still(source.format(), width, height, limits)? });
@@ -106,6 +107,8 @@ struct Directory {
     orientation: Orientation,
     offsets: Option<Numbers>,
     lengths: Option<Numbers>,
+    /// Where the last of the values ends that don't fit into their entries.
+    values_end: u64,
     /// None when the file ends where the offset of the next directory should stand.
     next: Option<u32>,
 }
@@ -114,8 +117,15 @@ impl Directory {
     fn read<R: Read + Seek>(source: &mut Source<R>, order: ByteOrder, offset: u32) -> Result<Self, Error> {
         source.seek(u64::from(offset))?;
         let entries = order.u16(source)?;
-        let mut directory =
-            Self { width: None, height: None, orientation: Orientation::UPRIGHT, offsets: None, lengths: None, next: None };
+        let mut directory = Self {
+            width: None,
+            height: None,
+            orientation: Orientation::UPRIGHT,
+            offsets: None,
+            lengths: None,
+            values_end: 0,
+            next: None,
+        };
         for _ in 0..entries {
             let end = source.position() + 12;
             let (tag, kind, count) = (order.u16(source)?, order.u16(source)?, order.u32(source)?);
@@ -130,7 +140,12 @@ impl Directory {
                 }
                 TAG_STRIP_OFFSETS | TAG_TILE_OFFSETS => directory.offsets = Some(numbers(source, order, kind, count)?),
                 TAG_STRIP_BYTES | TAG_TILE_BYTES => directory.lengths = Some(numbers(source, order, kind, count)?),
-                _ => {}
+                _ => {
+                    let len = u64::from(count) * value_bytes(kind);
+                    if len > 4 {
+                        directory.values_end = directory.values_end.max(u64::from(order.u32(source)?) + len);
+                    }
+                }
             }
             source.seek(end)?;
         }
@@ -148,6 +163,17 @@ impl Directory {
         }
         let (offsets, lengths) = (offsets.read(source, order)?, lengths.read(source, order)?);
         offsets.iter().zip(&lengths).try_for_each(|(offset, len)| source.require(u64::from(*offset), u64::from(*len)))
+    }
+}
+
+/// Bytes of one value of a type (TIFF 6.0 §2); unknown types are to be skipped.
+fn value_bytes(kind: u16) -> u64 {
+    match kind {
+        1 | 2 | 6 | 7 => 1,
+        3 | 8 => 2,
+        4 | 9 | 11 => 4,
+        5 | 10 | 12 => 8,
+        _ => 0,
     }
 }
 

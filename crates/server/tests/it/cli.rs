@@ -177,8 +177,9 @@ fn what_the_demo_prints_works() {
         .collect::<Vec<_>>()
         .join("\n");
     let typed = Command::new("bash").args(["-euc", &script]).current_dir(folder.path()).output().expect("bash and curl run");
-    child.kill().expect("kills");
-    child.wait().expect("ends");
+    // Asked to end, it takes its folder with it.
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("runs").success());
+    assert!(child.wait().expect("ends").success());
     assert!(typed.status.success(), "{}", text(&typed));
     let answers = String::from_utf8_lossy(&typed.stdout).into_owned();
     assert!(answers.contains("\"username\":\"ada\"") && answers.contains("\"uuid\":\""), "{answers}");
