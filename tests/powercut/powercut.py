@@ -102,12 +102,9 @@ def record(program, folder, uploads, split=False, skip=None, shim=None):
     acknowledged = []
     with disk:
         data_dir = f"{folder}/data" if split else f"{disk.mount}/data"
-        if split:
-            os.makedirs(data_dir)
-            os.makedirs(f"{disk.mount}/blobs")
-            os.symlink(f"{disk.mount}/blobs", f"{data_dir}/blobs")
-            os.sync()
         variables = environment(data_dir, skip, shim)
+        if split:
+            variables["IMAGEWELL_STORAGE_URL"] = f"file://{disk.mount}/blobs"
         subprocess.run([program, "provision", plan], env=variables, check=True, stdout=subprocess.DEVNULL)
         server = subprocess.Popen([program, "serve"], env=variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:

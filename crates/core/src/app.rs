@@ -22,8 +22,12 @@ use crate::{Error, sweep};
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the database and the blobs live.
-    pub data_dir: PathBuf,
+    /// The database.
+    pub database_file: PathBuf,
+    /// The blobs.
+    pub blob_folder: PathBuf,
+    /// Uploads that don't fit in memory, on their way.
+    pub spool_folder: PathBuf,
     /// Bounds on images.
     pub limits: Limits,
     /// Bytes of one upload held in memory; more go through a file.
@@ -96,9 +100,14 @@ impl App {
     /// [`Error::Internal`] says what could not be opened.
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
         let halt = Arc::new(Halt::default());
-        let storage = Storage::open(&options.data_dir, Arc::clone(&halt), options.free_bytes_min, options.free_inodes_min)?;
-        let file = options.data_dir.join("imagewell.db");
-        let database = Database::open(&file, options.database_readers_max, Arc::clone(&halt)).await?;
+        let storage = Storage::open(
+            options.blob_folder.clone(),
+            options.spool_folder.clone(),
+            Arc::clone(&halt),
+            options.free_bytes_min,
+            options.free_inodes_min,
+        )?;
+        let database = Database::open(&options.database_file, options.database_readers_max, Arc::clone(&halt)).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
         let concurrent_max = options.password_concurrent_max;
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))

@@ -53,18 +53,19 @@ pub(crate) struct Leftover {
 }
 
 impl Storage {
-    /// Opens or makes the folders under `data_dir`.
+    /// Opens or makes the folders of the blobs and of uploads on their way.
     ///
     /// # Errors
     /// [`Error::Internal`] when that fails.
-    pub fn open(data_dir: &Path, halt: Arc<Halt>, free_bytes_min: u64, free_inodes_min: u64) -> Result<Self, Error> {
-        let (root, spool) = (data_dir.join("blobs"), data_dir.join("spool"));
-        let make = |folder: &Path| -> io::Result<()> {
-            std::fs::create_dir_all(folder)?;
-            sync_upwards(folder)
-        };
+    pub fn open(
+        root: PathBuf,
+        spool: PathBuf,
+        halt: Arc<Halt>,
+        free_bytes_min: u64,
+        free_inodes_min: u64,
+    ) -> Result<Self, Error> {
         for folder in [&root, &spool] {
-            make(folder).map_err(|error| Error::internal(&format!("making the folder {}", folder.display()), &error))?;
+            make_folder(folder).map_err(|error| Error::internal(&format!("making the folder {}", folder.display()), &error))?;
         }
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?
@@ -266,6 +267,15 @@ fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, 
         }
     }
     Ok(())
+}
+
+/// Makes a folder that survives a power cut.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    sync_upwards(folder)
 }
 
 /// Syncs a folder and those above it: whichever were just made must survive too.

@@ -75,7 +75,9 @@ impl Service {
 
 fn options(settings: &Settings, worker_program: PathBuf) -> Options {
     Options {
-        data_dir: settings.service.data_dir.clone(),
+        database_file: settings.database_file(),
+        blob_folder: settings.blob_folder(),
+        spool_folder: settings.service.data_dir.join("spool"),
         limits: limits(settings),
         upload_memory_bytes_max: settings.uploads.memory_bytes_max,
         uploads_concurrent_max: settings.uploads.concurrent_max,

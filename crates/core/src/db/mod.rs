@@ -59,6 +59,9 @@ impl Database {
             // The writer checkpoints by itself, because SQLite would swallow a failed sync of an automatic one.
             .pragma("wal_autocheckpoint", "0");
         let doing = format!("opening the database {}", file.display());
+        if let Some(folder) = file.parent() {
+            crate::storage::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
+        }
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
         MIGRATIONS.run(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;

@@ -51,9 +51,11 @@ pub fn png_claiming(width: u32, height: u32, extra: &[Vec<u8>]) -> Vec<u8> {
 
 /// A minimal EXIF block: one directory with the orientation.
 pub fn exif(orientation: u16, big_endian: bool) -> Vec<u8> {
-    let (mark, u16b, u32b): (&[u8], fn(u16) -> [u8; 2], fn(u32) -> [u8; 4]) =
-        if big_endian { (b"MM", u16::to_be_bytes, u32::to_be_bytes) } else { (b"II", u16::to_le_bytes, u32::to_le_bytes) };
-    [mark, &u16b(42), &u32b(8), &u16b(1), &u16b(0x0112), &u16b(3), &u32b(1), &u16b(orientation), &u16b(0), &u32b(0)].concat()
+    let u16b = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+    let u32b = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+    let mark: &[u8] = if big_endian { b"MM" } else { b"II" };
+    let entry = [&u16b(0x0112)[..], &u16b(3), &u32b(1), &u16b(orientation), &u16b(0)].concat();
+    [mark, &u16b(42), &u32b(8), &u16b(1), &entry, &u32b(0)].concat()
 }
 
 /// The JPEG with an EXIF segment right after its start.

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use imagewell_core::Error;
 use imagewell_core::model::{Actor, SessionToken};
-use imagewell_core::{App, Error};
 
 use crate::config::Settings;
+use crate::serve::Service;
 
 const NAME: &str = "imagewell_session";
 /// A cookie with this prefix is accepted by browsers only with `Secure`, without `Domain` and for the whole host.
@@ -32,12 +33,12 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Internal`] when the database can't be read.
-    pub async fn read(headers: &HeaderMap, app: &App) -> Result<Self, Error> {
-        for (kind, token) in cookies(headers) {
+    pub async fn read(headers: &HeaderMap, service: &Service) -> Result<Self, Error> {
+        for (kind, token) in cookies(headers, name(&service.settings)) {
             match kind {
                 'v' => return Ok(Self::Visitor(token)),
                 's' => {
-                    if let Some(actor) = app.accounts.session(&token).await? {
+                    if let Some(actor) = service.app.accounts.session(&token).await? {
                         return Ok(Self::LoggedIn(token, actor));
                     }
                 }
@@ -68,15 +69,20 @@ impl Session {
     }
 }
 
+/// The one name that counts. Under https the plain one is never read: a page of a sibling host could have set it.
+fn name(settings: &Settings) -> &'static str {
+    if settings.is_https() { SECURE_NAME } else { NAME }
+}
+
 /// All session cookies of a request that are well formed, with the letter that tells their kind.
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (char, SessionToken)> {
+fn cookies(headers: &HeaderMap, expected: &'static str) -> impl Iterator<Item = (char, SessionToken)> {
     headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(name, _)| *name == NAME || *name == SECURE_NAME)
+        .filter(move |(name, _)| *name == expected)
         .filter_map(|(_, value)| {
             let kind = value.chars().next()?;
             Some((kind, SessionToken::from_hex(value.get(1..)?)?))
@@ -103,8 +109,8 @@ pub fn no_cookie(settings: &Settings) -> HeaderValue {
 }
 
 fn set_cookie(value: &str, lifetime: &str, settings: &Settings) -> HeaderValue {
-    let secure = settings.is_https();
-    let (name, secure) = if secure { (SECURE_NAME, "; Secure") } else { (NAME, "") };
+    let secure = if settings.is_https() { "; Secure" } else { "" };
+    let name = name(settings);
     let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{lifetime}");
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -138,7 +144,8 @@ mod tests {
         for (cookie, expected) in cases {
             let mut headers = HeaderMap::new();
             headers.insert(header::COOKIE, HeaderValue::from_bytes(cookie.as_bytes()).expect("header"));
-            assert_eq!(cookies(&headers).count(), expected, "{cookie}");
+            assert_eq!(cookies(&headers, NAME).count(), expected, "{cookie}");
+            assert_eq!(cookies(&headers, SECURE_NAME).count(), 0, "{cookie}");
         }
     }
 }

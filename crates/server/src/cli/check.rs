@@ -34,18 +34,12 @@ pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
             Err(error) => Err(Error::internal(&format!("listening on {listen}"), &error)),
         },
     );
-    let folder = settings.service.data_dir.display().to_string();
+    let (database, folder) = (settings.database_file().display().to_string(), settings.blob_folder().display().to_string());
     match Service::open(settings, std::env::current_exe()?).await {
         Err(error) => report("data", Err(error)),
         Ok(service) => {
-            report(
-                "database",
-                service.app.database.ping().await.map(|()| format!("{folder}/imagewell.db opens and is up to date")),
-            );
-            report(
-                "store",
-                service.app.storage.probe().await.map(|()| format!("{folder}/blobs takes, keeps and gives back bytes")),
-            );
+            report("database", service.app.database.ping().await.map(|()| format!("{database} opens and is up to date")));
+            report("store", service.app.storage.probe().await.map(|()| format!("{folder} takes, keeps and gives back bytes")));
             if blobs {
                 report("blobs", verified(&service).await);
             }

@@ -124,6 +124,20 @@ impl Loading {
 }
 
 impl Settings {
+    /// The file of the database.
+    #[must_use]
+    pub fn database_file(&self) -> PathBuf {
+        let service = &self.service;
+        service.database_url.as_ref().map_or_else(|| service.data_dir.join("imagewell.db"), |url| url.0.clone())
+    }
+
+    /// The folder of the blobs.
+    #[must_use]
+    pub fn blob_folder(&self) -> PathBuf {
+        let service = &self.service;
+        service.storage_url.as_ref().map_or_else(|| service.data_dir.join("blobs"), |url| url.0.clone())
+    }
+
     /// Whether browsers reach the service through TLS, ours or a proxy's.
     #[must_use]
     pub fn is_https(&self) -> bool {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::value::{LogFormat, Origin, ResourcePolicy, Value};
+use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, Value};
 
 /// One setting, as the reference and the loader see it.
 pub struct Entry {
@@ -90,8 +90,12 @@ settings! {
     service: ServiceSettings {
         /// Address and port to listen on.
         listen: SocketAddr = "127.0.0.1:8080";
-        /// Folder of the database and the images. Made when absent.
+        /// Folder of the database, the images and uploads on their way. Made when absent.
         data_dir: PathBuf = "./imagewell-data";
+        /// The database, as in `sqlite:///var/lib/imagewell/imagewell.db`. Without one, `imagewell.db` in the data folder.
+        database_url: Option<DatabaseUrl> = "";
+        /// The images' bytes, as in `file:///srv/images`. Without one, `blobs` in the data folder.
+        storage_url: Option<StorageUrl> = "";
         /// Origin under which browsers reach the service, as in `https://images.example.com`. With https, cookies are `Secure`.
         public_url: Option<Origin> = "";
         /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `info,imagewell_core=debug`.

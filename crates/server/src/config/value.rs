@@ -65,6 +65,41 @@ impl Value for PathBuf {
     }
 }
 
+/// A URL whose only scheme so far names a place on the local disk.
+macro_rules! local_url {
+    ($(#[$meta:meta])* $name:ident, $scheme:literal, $hint:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name(pub PathBuf);
+
+        impl Value for $name {
+            const KIND: &'static str = concat!("`", $scheme, "PATH`");
+            fn parse(text: &str) -> Result<Self, String> {
+                match text.strip_prefix($scheme) {
+                    Some(path) if !path.is_empty() => Ok(Self(path.into())),
+                    _ => Err($hint.into()),
+                }
+            }
+            fn show(&self) -> String {
+                format!("{}{}", $scheme, self.0.display())
+            }
+        }
+    };
+}
+
+local_url!(
+    /// Where the database is.
+    DatabaseUrl,
+    "sqlite://",
+    "expected sqlite://PATH, as in sqlite:///var/lib/imagewell/imagewell.db; other databases are not supported yet"
+);
+local_url!(
+    /// Where the blobs are.
+    StorageUrl,
+    "file://",
+    "expected file://PATH, as in file:///srv/images; other stores are not supported yet"
+);
+
 /// Absent when empty.
 impl<T: Value> Value for Option<T> {
     const KIND: &'static str = T::KIND;

@@ -92,7 +92,7 @@ pub fn login(csrf: &str, message: Option<&str>, demo: Option<&DemoPage>) -> Resp
 
 /// The start page: who is logged in, and where things are.
 pub async fn home(State(service): State<Service>, headers: HeaderMap) -> Response {
-    let session = Session::read(&headers, &service.app).await;
+    let session = Session::read(&headers, &service).await;
     let Ok(actor) = session.and_then(|session| session.actor()) else { return Redirect::to("/site/login").into_response() };
     if service.demo.is_some() {
         return Redirect::to("/demo").into_response();
@@ -111,7 +111,7 @@ pub async fn home(State(service): State<Service>, headers: HeaderMap) -> Respons
 
 /// The demo: upload an image and see it.
 pub async fn demo(State(service): State<Service>, headers: HeaderMap) -> Response {
-    let session = Session::read(&headers, &service.app).await;
+    let session = Session::read(&headers, &service).await;
     let (Ok(actor), Some(demo)) = (session.and_then(|session| session.actor()), &service.demo) else {
         return Redirect::to("/site/login").into_response();
     };

@@ -102,6 +102,30 @@ fn check_reports_all_faults_at_once() {
     assert!(text(&unusable).contains("FAULT  tls") && text(&unusable).contains("FAULT  data"), "{}", text(&unusable));
 }
 
+#[tokio::test]
+async fn database_and_images_can_lie_elsewhere() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let (database, images) = (folder.path().join("db/a.sqlite"), folder.path().join("images"));
+    let mut plan = imagewell(&data, &["provision", "plan.toml"]);
+    let mut serve = imagewell(&data, &["serve"]);
+    std::fs::write(folder.path().join("plan.toml"), PLAN).expect("writes");
+    for command in [&mut plan, &mut serve] {
+        command.env("IMAGEWELL_DATABASE_URL", format!("sqlite://{}", database.display()));
+        command.env("IMAGEWELL_STORAGE_URL", format!("file://{}", images.display()));
+    }
+    assert!(plan.output().expect("runs").status.success());
+    let process = Process::start(serve);
+    process.actor("ada").await.upload(crate::fixtures::png(8, 8, 1)).await.uuid();
+    assert!(database.exists() && images.join("opsportal-images/100606").exists());
+    assert!(!data.join("imagewell.db").exists() && !data.join("blobs").exists());
+    for (name, value) in [("IMAGEWELL_DATABASE_URL", "postgres://x/y"), ("IMAGEWELL_STORAGE_URL", "s3://bucket")] {
+        let refused = imagewell(&data, &["check"]).env(name, value).output().expect("runs");
+        assert_eq!(refused.status.code(), Some(78));
+        assert!(text(&refused).contains("not supported yet"), "{}", text(&refused));
+    }
+}
+
 #[test]
 fn two_services_do_not_share_a_folder() {
     let folder = tempfile::tempdir().expect("temporary folder");

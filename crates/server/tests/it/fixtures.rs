@@ -66,8 +66,11 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 pub const BOUNDARY: &str = "test-boundary";
 
-/// A multipart body in exactly this order. A part is a name, a file name if it is a file, and its bytes.
-pub fn multipart(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+/// A name, a file name if it is a file, and its bytes.
+pub type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
+
+/// A multipart body in exactly this order.
+pub fn multipart(parts: &[Part<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, file_name, bytes) in parts {
         body.extend(format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"").into_bytes());

@@ -5,9 +5,9 @@ use reqwest::multipart::{Form, Part};
 use serde_json::json;
 
 use crate::app::{APP_KEY, Actor, Answer, PERMISSION, TestApp, image_path};
-use crate::fixtures::{BOUNDARY, multipart, multipart_type, photograph, png, png_claiming, png_of_bytes, testdata};
+use crate::fixtures::{self, BOUNDARY, multipart, multipart_type, photograph, png, png_claiming, png_of_bytes, testdata};
 
-const PARAMETERS: [(&str, Option<&str>, &[u8]); 2] =
+const PARAMETERS: [fixtures::Part<'static>; 2] =
     [("appKey", None, APP_KEY.as_bytes()), ("permission", None, PERMISSION.as_bytes())];
 
 async fn send(actor: &Actor, path: &str, body: Vec<u8>) -> Answer {
@@ -32,7 +32,7 @@ async fn a_photograph_is_stored_and_comes_back_byte_for_byte() {
 async fn parameters_come_from_the_path_the_body_or_the_query() {
     let app = TestApp::start().await;
     let ada = app.actor("ada").await;
-    let image: (&str, Option<&str>, &[u8]) = ("image", Some("a.png"), &png(8, 8, 1));
+    let image: fixtures::Part<'_> = ("image", Some("a.png"), &png(8, 8, 1));
     let in_body = multipart(&[PARAMETERS[0], PARAMETERS[1], ("isWebix", None, b"true"), image]);
     let cases = [
         (format!("/opsportal/image/{APP_KEY}/{PERMISSION}/true"), multipart(&[image])),
@@ -80,7 +80,7 @@ async fn image_sent_before_its_parameters_is_refused_and_leaves_nothing() {
     let small = png(8, 8, 1);
     let large = png_of_bytes(300_000, 1);
     for bytes in [&small, &large] {
-        let image: (&str, Option<&str>, &[u8]) = ("image", Some("a.png"), bytes);
+        let image: fixtures::Part<'_> = ("image", Some("a.png"), bytes);
         let cases: [(Vec<_>, serde_json::Value); 6] = [
             (vec![image, PARAMETERS[0], PARAMETERS[1]], json!(["appKey", "permission"])),
             (vec![PARAMETERS[0], image, PARAMETERS[1]], json!(["permission"])),
@@ -104,8 +104,8 @@ async fn doubled_and_malformed_parameters_are_refused_and_leave_nothing() {
     let ada = app.actor("ada").await;
     let before = app.stored().await;
     let long = "a".repeat(256);
-    let image: (&str, Option<&str>, &[u8]) = ("image", Some("a.png"), &png(8, 8, 1));
-    let cases: Vec<Vec<(&str, Option<&str>, &[u8])>> = vec![
+    let image: fixtures::Part<'_> = ("image", Some("a.png"), &png(8, 8, 1));
+    let cases: Vec<Vec<fixtures::Part<'_>>> = vec![
         vec![PARAMETERS[0], PARAMETERS[0], PARAMETERS[1], image],
         vec![PARAMETERS[0], PARAMETERS[1], ("permission", None, b"other"), image],
         vec![("appKey", None, b"../../etc"), PARAMETERS[1], image],
@@ -326,9 +326,9 @@ async fn the_csrf_token_may_stand_in_the_query_or_before_the_file() {
     let app = TestApp::start().await;
     let ada = app.actor("ada").await;
     let token = ada.csrf().await;
-    let image: (&str, Option<&str>, &[u8]) = ("image", Some("a.png"), &png(8, 8, 1));
+    let image: fixtures::Part<'_> = ("image", Some("a.png"), &png(8, 8, 1));
     let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
-    let post = |path: &str, parts: &[(&str, Option<&str>, &[u8])]| {
+    let post = |path: &str, parts: &[fixtures::Part<'_>]| {
         Answer::of(ada.post(path).header("content-type", multipart_type()).body(multipart(parts)))
     };
     post(&format!("{path}?_csrf={token}"), &[image]).await.uuid();

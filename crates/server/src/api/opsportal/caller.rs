@@ -22,7 +22,7 @@ impl Caller {
         if !fetch_metadata::may_change(headers, &service.settings) {
             return Err(Refusal::csrf());
         }
-        let session = Session::read(headers, &service.app).await?;
+        let session = Session::read(headers, service).await?;
         if session.token().is_none() {
             return Err(Refusal::csrf());
         }
@@ -73,7 +73,7 @@ pub(super) async fn reader(service: &Service, headers: &HeaderMap) -> Result<Arc
     if !fetch_metadata::may_embed(headers, &service.settings) {
         return Err(Refusal::foreign_page());
     }
-    let session = Session::read(headers, &service.app).await?;
+    let session = Session::read(headers, service).await?;
     session.actor().map_err(|_| Refusal::reauthenticate(wants_html(headers)))
 }
 

@@ -29,7 +29,7 @@ pub async fn csrf_token(State(service): State<Service>, headers: HeaderMap) -> R
     if !fetch_metadata::may_change(&headers, &service.settings) {
         return Err(Refusal::foreign_page());
     }
-    let (token, cookie) = visitor(&service, &Session::read(&headers, &service.app).await?)?;
+    let (token, cookie) = visitor(&service, &Session::read(&headers, &service).await?)?;
     let body = Json(CsrfToken { csrf: csrf::issue(&token)? });
     Ok(with_cookie(cookie, body.into_response()))
 }
@@ -55,7 +55,7 @@ fn with_cookie(cookie: Option<HeaderValue>, mut response: Response) -> Response 
 /// The login form
 #[utoipa::path(get, path = "/site/login", tag = "OpsPortal", responses((status = 200, content_type = "text/html")))]
 pub async fn login_form(State(service): State<Service>, headers: HeaderMap) -> Result<Response> {
-    let session = Session::read(&headers, &service.app).await?;
+    let session = Session::read(&headers, &service).await?;
     if session.actor().is_ok() {
         return Ok(Redirect::to("/").into_response());
     }
@@ -151,7 +151,7 @@ pub async fn logout_by_link(
     if !fetch_metadata::may_change(&headers, &service.settings) {
         return Err(Refusal::csrf());
     }
-    let session = Session::read(&headers, &service.app).await?;
+    let session = Session::read(&headers, &service).await?;
     end(&service, &session, query, wants_html(&headers)).await
 }
 
