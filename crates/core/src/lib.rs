@@ -14,7 +14,7 @@ pub mod model;
 pub mod passwords;
 pub mod provision;
 pub mod spool;
-mod storage;
+pub mod storage;
 pub mod sweep;
 pub mod upload;
 pub mod variant;

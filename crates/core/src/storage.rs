@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -269,12 +270,15 @@ fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, 
     Ok(())
 }
 
-/// Makes a folder that survives a power cut.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+/// Makes a folder that survives a power cut and that nobody but its owner can look into.
+///
+/// # Errors
+/// When it can't be made or synced.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() {
         return Ok(());
     }
-    std::fs::create_dir_all(folder)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     sync_upwards(folder)
 }
 

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan};
+use imagewell_core::storage::make_folder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_STORAGE, Outcome, explained};
@@ -21,7 +22,7 @@ pub(super) async fn run(settings: Settings) -> Outcome {
 /// Two services on one folder would not see each other's changes.
 pub(super) fn lock(settings: &Settings) -> Result<File, Box<dyn std::error::Error>> {
     let folder = &settings.service.data_dir;
-    std::fs::create_dir_all(folder).map_err(|error| format!("making the folder {}: {error}", folder.display()))?;
+    make_folder(folder).map_err(|error| format!("making the folder {}: {error}", folder.display()))?;
     let path = folder.join("imagewell.lock");
     let file = File::create(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
     match file.try_lock() {

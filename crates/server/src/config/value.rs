@@ -113,7 +113,7 @@ impl<T: Value> Value for Option<T> {
 
 /// Separated by commas.
 impl<T: Value + ListItem> Value for Vec<T> {
-    const KIND: &'static str = T::KIND;
+    const KIND: &'static str = T::LIST_KIND;
     fn parse(text: &str) -> Result<Self, String> {
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(T::parse).collect()
     }
@@ -123,16 +123,21 @@ impl<T: Value + ListItem> Value for Vec<T> {
 }
 
 /// What may stand in a list.
-pub trait ListItem {}
+pub trait ListItem {
+    /// What the reference calls the list.
+    const LIST_KIND: &'static str;
+}
 
 /// An origin as browsers send it: scheme, host and port, no path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(pub String);
 
-impl ListItem for Origin {}
+impl ListItem for Origin {
+    const LIST_KIND: &'static str = "list of origins";
+}
 
 impl Value for Origin {
-    const KIND: &'static str = "list of origins";
+    const KIND: &'static str = "origin";
     fn parse(text: &str) -> Result<Self, String> {
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         match host {
@@ -147,10 +152,12 @@ impl Value for Origin {
     }
 }
 
-impl ListItem for IpNet {}
+impl ListItem for IpNet {
+    const LIST_KIND: &'static str = "list of networks";
+}
 
 impl Value for IpNet {
-    const KIND: &'static str = "list of networks";
+    const KIND: &'static str = "network";
     fn parse(text: &str) -> Result<Self, String> {
         let single = text.parse::<std::net::IpAddr>().map(IpNet::from);
         single.or_else(|_| parse_or(text, "expected addresses or networks as in 10.0.0.0/8 or ::1"))

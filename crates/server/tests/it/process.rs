@@ -158,12 +158,12 @@ impl Drop for Process {
     }
 }
 
-/// Reads all of a child's output until it says this; for programs that go on running.
+/// Reads a child's output up to the end of the line that says this; for programs that go on running.
 pub fn read_until(child: &mut Child, needle: &str) -> String {
     let mut stdout = child.stdout.take().expect("pipe");
     let mut seen = Vec::new();
     let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(needle) {
+    while !(seen.ends_with(b"\n") && String::from_utf8_lossy(&seen).contains(needle)) {
         assert_eq!(stdout.read(&mut byte).expect("reads"), 1, "it ended: {}", String::from_utf8_lossy(&seen));
         seen.push(byte[0]);
     }
