@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -153,6 +154,11 @@ impl Connections {
         let router = self.router.clone();
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            // HTTP/2 says in :authority what HTTP/1.1 says in Host (RFC 9113 §8.3.1); handlers look in one place.
+            let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+            if let Some(authority) = authority {
+                request.headers_mut().entry(header::HOST).or_insert(authority);
+            }
             router.clone().oneshot(request.map(Body::new))
         });
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();

@@ -265,6 +265,16 @@ async fn tls_is_spoken_when_a_certificate_is_named() {
         assert!(answer.contains("set-cookie: __host-imagewell_session=") && answer.contains("; secure"), "{answer}");
         assert!(answer.contains("strict-transport-security"), "{answer}");
         assert!(answer.starts_with(if version == "--http2" { "http/2 200" } else { "http/1.1 200" }), "{answer}");
+        // A browser that knows no Sec-Fetch-Site is judged by its Origin, over either version.
+        for (origin, allowed) in [(format!("https://localhost:{port}"), true), ("https://evil.test".to_owned(), false)] {
+            let output = Command::new("curl")
+                .args(["-sS", version, "--cacert", "cert.pem", "-H", &format!("Origin: {origin}")])
+                .args([&format!("https://localhost:{port}/csrfToken"), "--resolve", &format!("localhost:{port}:127.0.0.1")])
+                .current_dir(folder.path())
+                .output()
+                .expect("curl runs");
+            assert_eq!(text(&output).contains("_csrf"), allowed, "{version} {origin}: {}", text(&output));
+        }
     }
     assert!(process.terminate().success());
 }
