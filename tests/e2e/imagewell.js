@@ -11,25 +11,6 @@ const root = path.join(__dirname, "../..");
 const program = process.env.IMAGEWELL || path.join(root, "target/debug/imagewell");
 const password = "correct horse";
 
-const plan = `
-[[orgs]]
-id = 100606
-name = "acme"
-[[roles]]
-org = "acme"
-name = "crew"
-actions = ["opstool.AB_Crew.view", "imagewell.upload"]
-[[users]]
-org = "acme"
-login = "ada"
-password = "${password}"
-roles = ["crew"]
-[[users]]
-org = "acme"
-login = "bob"
-password = "${password}"
-`;
-
 function start(command, settings = {}) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "imagewell-e2e-"));
   const data = path.join(folder, "data");
@@ -37,8 +18,7 @@ function start(command, settings = {}) {
     IMAGEWELL_PASSWORDS_MEMORY_KIB: "8", IMAGEWELL_PASSWORDS_PASSES: "1", ...settings };
   if (command === "serve") {
     env.IMAGEWELL_DATA_DIR = data;
-    fs.writeFileSync(path.join(folder, "plan.toml"), plan);
-    execFileSync(program, ["provision", path.join(folder, "plan.toml")], { env });
+    execFileSync(program, ["provision", path.join(root, "testdata/accounts.toml")], { env });
   }
   const child = spawn(program, [command], { env, cwd: folder });
   return new Promise((resolve, reject) => {

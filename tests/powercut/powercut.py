@@ -23,20 +23,7 @@ import zlib
 from disk import MountedState, RecordingDisk
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PLAN = """
-[[orgs]]
-id = 100606
-name = "acme"
-[[roles]]
-org = "acme"
-name = "crew"
-actions = ["opstool.AB_Crew.view", "imagewell.upload"]
-[[users]]
-org = "acme"
-login = "ada"
-password = "correct horse"
-roles = ["crew"]
-"""
+ACCOUNTS = os.path.join(HERE, "../../testdata/accounts.toml")
 
 
 def environment(data_dir, skip=None, shim=None):
@@ -95,9 +82,6 @@ def record(program, folder, uploads, split=False, skip=None, shim=None):
     With `split` only the blobs are on that disk. Beside a database on the same ext4, a folder's own sync can't be missed: the
     database's next one commits the journal for both."""
     os.makedirs(folder)
-    plan = f"{folder}/plan.toml"
-    with open(plan, "w") as file:
-        file.write(PLAN)
     disk = RecordingDisk(folder, 48)
     acknowledged = []
     with disk:
@@ -105,7 +89,7 @@ def record(program, folder, uploads, split=False, skip=None, shim=None):
         variables = environment(data_dir, skip, shim)
         if split:
             variables["IMAGEWELL_STORAGE_URL"] = f"file://{disk.mount}/blobs"
-        subprocess.run([program, "provision", plan], env=variables, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([program, "provision", ACCOUNTS], env=variables, check=True, stdout=subprocess.DEVNULL)
         server = subprocess.Popen([program, "serve"], env=variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:
             address = next(m[1] for line in server.stderr if (m := re.search(r'"url":"http://([^"]+)"', line)))

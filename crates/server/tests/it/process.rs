@@ -9,24 +9,7 @@ use std::time::{Duration, Instant};
 use crate::app::{Actor, Answer, PASSWORD, program};
 
 /// Two users in one org; ada uploads and sees.
-pub const PLAN: &str = r#"
-[[orgs]]
-id = 100606
-name = "acme"
-[[roles]]
-org = "acme"
-name = "crew"
-actions = ["opstool.AB_Crew.view", "imagewell.upload"]
-[[users]]
-org = "acme"
-login = "ada"
-password = "correct horse"
-roles = ["crew"]
-[[users]]
-org = "acme"
-login = "bob"
-password = "correct horse"
-"#;
+pub const PLAN: &str = include_str!("../../../../testdata/accounts.toml");
 
 /// A running `imagewell serve`.
 pub struct Process {
