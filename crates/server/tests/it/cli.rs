@@ -72,23 +72,26 @@ async fn provisioning_is_idempotent_and_reaches_a_running_service() {
 #[test]
 fn a_faulty_plan_changes_nothing_and_says_why() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
     let file = folder.path().join("plan.toml");
-    for (plan, expected) in [
+    let cases = [
         ("[[users]]\norg = 'nowhere'\nlogin = 'a'\npassword = 'b'", "there is no org nowhere"),
         ("[[orgs]]\nid = 1\nname = 'a'\n[[users]]\norg = 'a'\nlogin = 'x'\npassword = 'b'\nroles = ['none']", "no role none"),
         ("[[orgs]]\nid = 1\nname = 'a'\n[[orgs]]\nid = 2\nname = 'a'", "same name"),
         ("[[orgs]]\nid = 1", "missing field"),
         ("orgs = 1", "invalid type"),
-    ] {
+    ];
+    for (number, (plan, expected)) in cases.into_iter().enumerate() {
+        let data = folder.path().join(format!("data{number}"));
         std::fs::write(&file, plan).expect("writes");
         let output = run(&data, &["provision", &file.to_string_lossy()]);
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output).contains(expected), "{}", text(&output));
-        std::fs::write(&file, "[[orgs]]\nid = 9\nname = 'probe'").expect("writes");
-        assert!(!text(&run(&data, &["provision", &file.to_string_lossy()])).contains("renamed"));
+        // Had the faulty plan left its org, this would be a new name for it.
+        std::fs::write(&file, "[[orgs]]\nid = 1\nname = 'probe'").expect("writes");
+        let clean = text(&run(&data, &["provision", &file.to_string_lossy()]));
+        assert_eq!(clean, "org 1 probe: added\n", "{plan}");
     }
-    let absent = run(&data, &["provision", "nowhere.toml"]);
+    let absent = run(&folder.path().join("data"), &["provision", "nowhere.toml"]);
     assert!(absent.status.code() == Some(1) && text(&absent).contains("nowhere.toml"));
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::app::{APP_KEY, Answer, PERMISSION, image_path};
 use crate::fixtures::{multipart, multipart_type, png, png_of_bytes};
-use crate::process::{Process, imagewell, provision, run, text};
+use crate::process::{Process, provision, run, text};
 
 /// Bytes by uuid, of uploads that were answered with 200.
 type Acknowledged = Arc<Mutex<HashMap<String, Vec<u8>>>>;
@@ -234,10 +234,4 @@ async fn a_write_that_finds_the_disk_full_is_507_and_leaves_nothing() {
         assert!(Answer::of(ada.get(&image_path(&first))).await.status.is_success());
         drop(process);
     }
-}
-
-#[test]
-fn the_program_that_is_tested_is_the_one_that_was_built() {
-    let version = imagewell(&std::env::temp_dir().join("x"), &["--version"]).output().expect("runs");
-    assert!(text(&version).contains(env!("CARGO_PKG_VERSION")));
 }
