@@ -103,8 +103,8 @@ impl Loading {
     }
 
     fn environment(&mut self, environment: &[(String, String)]) {
-        let names: Vec<(String, &'static str)> =
-            Settings::entries().iter().map(|entry| (environment_name(entry.key), entry.key)).collect();
+        let names: Vec<(String, String)> =
+            Settings::entries().into_iter().map(|entry| (environment_name(&entry.key), entry.key)).collect();
         for (variable, value) in environment {
             if !variable.starts_with(PREFIX) {
                 continue;

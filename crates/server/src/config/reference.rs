@@ -21,7 +21,7 @@ pub fn reference() -> String {
         for entry in entries.iter().filter(|entry| entry.key.split_once('.').map(|(section, _)| section) == prefix) {
             let name = entry.key.rsplit('.').next().unwrap_or_default();
             let default = if entry.default.is_empty() { "–".to_owned() } else { format!("`{}`", entry.default) };
-            let variable = environment_name(entry.key);
+            let variable = environment_name(&entry.key);
             let _ = writeln!(text, "| `{name}`<br>`{variable}` | {default} | {} | {} |", entry.kind, entry.doc);
         }
     }

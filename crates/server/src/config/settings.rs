@@ -12,7 +12,7 @@ use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, V
 /// One setting, as the reference and the loader see it.
 pub struct Entry {
     /// `section.name`, or `name` at the top.
-    pub key: &'static str,
+    pub key: String,
     /// Meaning, unit and effect.
     pub doc: String,
     /// What kind of value.
@@ -64,7 +64,7 @@ macro_rules! settings {
             pub fn entries() -> Vec<Entry> {
                 let defaults = Self::default();
                 vec![$($(Entry {
-                    key: Box::leak(key_of(stringify!($section), stringify!($name)).into_boxed_str()),
+                    key: key_of(stringify!($section), stringify!($name)),
                     doc: concat!($($doc),*).trim().to_owned(),
                     kind: <$type as Value>::KIND,
                     default: defaults.$section.$name.show(),
