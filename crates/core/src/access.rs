@@ -1,7 +1,7 @@
-//! Who may do what: one pure function that every read and write passes.
+//! Who may do what: pure functions, one of which every read and write passes.
 
 use crate::Error;
-use crate::model::{ActionKey, Actor, Image};
+use crate::model::{Acl, ActionKey, Actor, BlobKey, Image};
 
 /// What a caller wants to do.
 #[derive(Debug, Clone, Copy)]
@@ -12,26 +12,45 @@ pub enum Action<'a> {
     View(&'a Image),
     /// See an image's bytes where the operator has switched the permission check off: any member of the org may.
     ViewAsMember(&'a Image),
+    /// Ask for named files of the caller's org.
+    ReadFiles,
+    /// Store, delete and restore named files of the caller's org.
+    WriteFiles,
 }
+
+/// A right to read these very bytes, proved by a signature of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link(pub BlobKey);
 
 /// Says yes, or why not.
 ///
 /// # Errors
 /// [`Error::NotFound`] for what belongs to another org, [`Error::Forbidden`] where the right is lacking.
 pub fn check(actor: &Actor, action: Action<'_>) -> Result<(), Error> {
-    match action {
-        Action::Upload if actor.holds(ActionKey::UPLOAD) => Ok(()),
-        Action::View(image) | Action::ViewAsMember(image) if image.org != actor.org => Err(Error::NotFound),
-        Action::ViewAsMember(_) => Ok(()),
-        Action::View(image) if actor.holds(image.permission.as_str()) => Ok(()),
-        Action::Upload | Action::View(_) => Err(Error::Forbidden),
-    }
+    let allowed = match action {
+        Action::View(image) | Action::ViewAsMember(image) if image.org != actor.org => return Err(Error::NotFound),
+        Action::Upload => actor.holds(ActionKey::UPLOAD),
+        Action::View(image) => actor.holds(image.permission.as_str()),
+        Action::ViewAsMember(_) => true,
+        Action::ReadFiles => actor.holds(ActionKey::FILES_READ),
+        Action::WriteFiles => actor.holds(ActionKey::FILES_WRITE),
+    };
+    if allowed { Ok(()) } else { Err(Error::Forbidden) }
+}
+
+/// Whether somebody who is nobody may see an image's bytes: because it is public, or by a link to them.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub fn check_visitor(image: &Image, link: Option<&Link>) -> Result<(), Error> {
+    let linked = link.is_some_and(|link| link.0 == image.version.blob);
+    if linked || image.acl == Acl::Public { Ok(()) } else { Err(Error::Forbidden) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AccountId, AppKey, BlobKey, Digest, ImageId, Namespace, OrgId, State, Timestamp, Version};
+    use crate::model::{AccountId, AppKey, Attribution, Digest, ImageId, Namespace, OrgId, State, Timestamp, Version};
 
     fn actor(org: i64, actions: &[&str]) -> Actor {
         Actor {
@@ -48,11 +67,14 @@ mod tests {
             id: ImageId::mint(),
             org: OrgId(org),
             owner,
-            namespace: Namespace::OpsportalImages,
-            app_key: AppKey::parse("crew").expect("valid"),
+            namespace: Namespace::OPSPORTAL_IMAGES,
+            name: None,
+            app_key: Some(AppKey::parse("crew").expect("valid")),
             permission: ActionKey::parse(permission).expect("valid"),
+            acl: Acl::Private,
             state: State::Kept,
-            latest: Version {
+            latest_number: 1,
+            version: Version {
                 number: 1,
                 blob: BlobKey::from_stored("x/1/y.png".into()),
                 size_bytes: 1,
@@ -61,6 +83,7 @@ mod tests {
                 file_name: None,
                 facts: None,
                 created_by: owner,
+                attribution: Attribution::default(),
                 created: Timestamp(0),
             },
             created: Timestamp(0),
@@ -95,5 +118,32 @@ mod tests {
             }
         }
         assert_eq!(cells, 108);
+    }
+
+    #[test]
+    fn named_files_ask_for_their_own_rights() {
+        for (held, may_read, may_write) in [
+            (&[][..], false, false),
+            (&["imagewell.upload"], false, false),
+            (&["imagewell.files.read"], true, false),
+            (&["imagewell.files.write"], false, true),
+            (&["imagewell.files.read", "imagewell.files.write"], true, true),
+            (&["imagewell.admin"], true, true),
+        ] {
+            let caller = actor(1, held);
+            assert_eq!(check(&caller, Action::ReadFiles).is_ok(), may_read, "{held:?}");
+            assert_eq!(check(&caller, Action::WriteFiles).is_ok(), may_write, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn a_visitor_sees_what_is_public_or_linked_and_nothing_else() {
+        let mut image = image(1, "crew.view");
+        let (right, wrong) = (Link(image.version.blob.clone()), Link(BlobKey::from_stored("x/1/z.png".into())));
+        assert!(check_visitor(&image, None).is_err());
+        assert!(check_visitor(&image, Some(&wrong)).is_err());
+        assert!(check_visitor(&image, Some(&right)).is_ok());
+        image.acl = Acl::Public;
+        assert!(check_visitor(&image, None).is_ok());
     }
 }

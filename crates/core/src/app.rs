@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 use crate::accounts::{Accounts, SessionLimits};
 use crate::db::Database;
 use crate::halt::Halt;
-use crate::model::{BlobKey, Image, ImageId};
+use crate::keys::Keys;
+use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId};
 use crate::passwords::Passwords;
 use crate::spool::Spool;
 use crate::storage::Storage;
@@ -64,6 +65,9 @@ pub struct Options {
     pub sweep: sweep::Options,
 }
 
+/// Rules of namespaces held in memory; each is a hundred bytes.
+const NAMESPACES_CACHED_MAX: usize = 10_000;
+
 /// Weighs cached blobs by their bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct BlobWeight;
@@ -83,11 +87,14 @@ pub struct App {
     pub storage: Storage,
     /// Sessions and logins.
     pub accounts: Accounts,
+    /// Keys that sign tokens and links.
+    pub keys: Keys,
     /// Set after a failed sync.
     pub halt: Arc<Halt>,
     /// Renderers.
     pub workers: Workers,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) namespaces: Cache<(OrgId, Namespace), Arc<NamespaceRules>>,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
     pub(crate) options: Options,
@@ -113,15 +120,17 @@ impl App {
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
             .await
             .map_err(|error| Error::internal("hashing a password", &error))??;
-        let accounts = Accounts::new(database.clone(), passwords, options.sessions);
+        let accounts = Accounts::new(database.clone(), passwords, options.sessions)?;
         accounts.refresh_rights().await?;
         // The cache is told how many entries to expect; small images of 16 KiB on average.
         let blobs_expected = usize::try_from(options.blob_cache_bytes_max / (16 * 1024)).unwrap_or(usize::MAX).max(16);
         Ok(Arc::new(Self {
             accounts,
+            keys: Keys::open(database.clone()).await?,
             halt,
             workers: Workers::new(options.worker_program.clone(), options.workers_concurrent_max, options.worker_time_max),
             uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
+            namespaces: Cache::new(NAMESPACES_CACHED_MAX),
             images: Cache::new(options.image_cache_max),
             blobs: Cache::with_weighter(blobs_expected, options.blob_cache_bytes_max, BlobWeight),
             database,
@@ -145,6 +154,18 @@ impl App {
         self.database.ping().await
     }
 
+    /// Forgets what is cached of rights, rules and keys when any of them changed, here or in another process.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database can't be read.
+    pub async fn refresh_rights(&self) -> Result<(), Error> {
+        if self.accounts.refresh_rights().await? {
+            self.namespaces.clear();
+            self.keys.reload().await?;
+        }
+        Ok(())
+    }
+
     /// Does what must be done once a second, a minute and an hour, until dropped.
     pub async fn run_in_background(self: Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -154,7 +175,7 @@ impl App {
         loop {
             seconds.tick().await;
             ticks += 1;
-            if let Err(error) = self.accounts.refresh_rights().await {
+            if let Err(error) = self.refresh_rights().await {
                 tracing::warn!(%error, "rights could not be read again");
             }
             if ticks.is_multiple_of(60) {

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
-use crate::model::{Actor, Digest, Image, ImageId, Namespace, Version};
+use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, Version};
 use crate::{Error, access, db};
 
 /// How an image is named by a reader, and which of the checks the operator has left on.
@@ -18,7 +18,7 @@ pub struct Wanted<'a> {
     /// Which.
     pub id: ImageId,
     /// In which part of the store.
-    pub namespace: Namespace,
+    pub namespace: &'a Namespace,
     /// Under which application; `None` where the operator has switched the check off.
     pub app_key: Option<&'a str>,
     /// Off only where the operator has switched the check off.
@@ -38,16 +38,10 @@ pub enum Body {
 /// # Errors
 /// [`Error::NotFound`] for what isn't there, is another org's, or stands under another application; [`Error::Forbidden`].
 pub async fn find(app: &App, actor: &Actor, wanted: Wanted<'_>) -> Result<Arc<Image>, Error> {
-    let image = match app.images.get(&wanted.id) {
-        Some(image) => image,
-        None => {
-            let image = Arc::new(db::images::find(&app.database, wanted.id).await?.ok_or(Error::NotFound)?);
-            app.images.insert(wanted.id, Arc::clone(&image));
-            image
-        }
-    };
-    let named_right = wanted.app_key.is_none_or(|app_key| app_key == image.app_key.as_str());
-    if image.namespace != wanted.namespace || image.org != actor.org || !named_right {
+    let image = by_id(app, wanted.id).await?;
+    let held = image.app_key.as_ref().map(AppKey::as_str);
+    let named_right = wanted.app_key.is_none_or(|app_key| Some(app_key) == held);
+    if image.namespace != *wanted.namespace || image.org != actor.org || !named_right {
         return Err(Error::NotFound);
     }
     let action = if wanted.check_permission { access::Action::View(&image) } else { access::Action::ViewAsMember(&image) };
@@ -55,6 +49,30 @@ pub async fn find(app: &App, actor: &Actor, wanted: Wanted<'_>) -> Result<Arc<Im
         tracing::warn!(target: "audit", login = actor.login, image = %image.id, "view denied");
     })?;
     Ok(image)
+}
+
+/// An image with its newest version, whoever may see it. A change removes it from the cache after its commit, also while it is
+/// being read here: then what was read is not kept.
+pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
+    if let Some(image) = app.images.get(&id) {
+        return Ok(image);
+    }
+    app.images
+        .get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) })
+        .await
+}
+
+/// Finds an image by its bytes' key, for a caller who is nobody: the version that these bytes are.
+///
+/// # Errors
+/// [`Error::Forbidden`] when it is neither public nor linked to, or isn't there: strangers can't tell; with a link that is
+/// [`Error::NotFound`].
+pub async fn find_as_visitor(app: &App, key: &BlobKey, link: Option<&access::Link>) -> Result<Image, Error> {
+    match db::images::find_by_blob(&app.database, key).await? {
+        Some(image) => access::check_visitor(&image, link).map(|()| image),
+        None if link.is_some_and(|link| link.0 == *key) => Err(Error::NotFound),
+        None => Err(Error::Forbidden),
+    }
 }
 
 /// Opens a version's bytes, all of them or a range.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use md5::{Digest as _, Md5};
+
 use crate::app::App;
 use crate::db::accounts::{Account, Provisioning, find_outside, fold};
-use crate::model::{AccountId, AccountKind, ActionKey, Org, OrgId};
+use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId};
 use crate::passwords::PASSWORD_BYTES_MAX;
 use crate::{Error, db};
 
@@ -27,8 +29,8 @@ pub struct Plan {
     pub roles: Vec<Role>,
     /// Users, tills and clients.
     pub accounts: Vec<AccountPlan>,
-    /// File-service namespaces, as org name and namespace.
-    pub namespaces: Vec<(String, String)>,
+    /// Namespaces of the file-service API with exactly these rules.
+    pub namespaces: Vec<NamespacePlan>,
 }
 
 /// A role with exactly these actions.
@@ -42,6 +44,39 @@ pub struct Role {
     pub actions: Vec<ActionKey>,
 }
 
+/// A namespace with exactly these rules.
+#[derive(Debug, Clone)]
+pub struct NamespacePlan {
+    /// The org's name.
+    pub org: String,
+    /// Which, and what is decided for it.
+    pub rules: NamespaceRules,
+}
+
+/// What a caller will prove itself with.
+#[derive(Debug, Clone)]
+pub enum Secret {
+    /// A password or an OAuth secret. Tills never send theirs but its MD5, which is what gets hashed for them.
+    Plain(String),
+    /// The lower-case hexadecimal MD5 of a till's password, where only that is known.
+    Md5(String),
+}
+
+impl Secret {
+    /// What the caller will send.
+    fn as_sent(&self, kind: AccountKind) -> String {
+        match self {
+            Self::Plain(password) if kind == AccountKind::Till => md5_hex(password),
+            Self::Plain(secret) | Self::Md5(secret) => secret.clone(),
+        }
+    }
+}
+
+/// In lower case, as tills send it (RFC 1321).
+fn md5_hex(text: &str) -> String {
+    Md5::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// An account with exactly these roles.
 #[derive(Debug, Clone)]
 pub struct AccountPlan {
@@ -53,8 +88,8 @@ pub struct AccountPlan {
     pub login: String,
     /// For users.
     pub email: Option<String>,
-    /// Password or secret; hashed before it is stored.
-    pub secret: String,
+    /// Hashed before it is stored.
+    pub secret: Secret,
     /// Empty means the default of the kind.
     pub roles: Vec<String>,
     /// For clients.
@@ -88,8 +123,8 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
                 for role in &roles {
                     run.role(role).await?;
                 }
-                for (org, name) in &namespaces {
-                    run.namespace(org, name).await?;
+                for namespace in &namespaces {
+                    run.namespace(namespace).await?;
                 }
                 for (secret_hash, account) in accounts {
                     run.account(account, secret_hash).await?;
@@ -105,7 +140,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
             Error::Conflict => Error::invalid("two entries claim the same name"),
             other => other,
         })?;
-    app.accounts.refresh_rights().await?;
+    app.refresh_rights().await?;
     Ok(changes)
 }
 
@@ -120,15 +155,17 @@ pub async fn is_empty(app: &App) -> Result<bool, Error> {
 /// The stored hash when the secret still matches it, else a fresh one; outside the transaction, because it is slow.
 async fn hashed(app: &App, plan: &AccountPlan) -> Result<String, Error> {
     let passwords = app.accounts.passwords();
-    if plan.secret.is_empty() || plan.secret.len() > PASSWORD_BYTES_MAX {
+    let (Secret::Plain(text) | Secret::Md5(text)) = &plan.secret;
+    if text.is_empty() || text.len() > PASSWORD_BYTES_MAX {
         return Err(Error::invalid(format!("{}: a password has 1 to {PASSWORD_BYTES_MAX} bytes", plan.login)));
     }
+    let sent = plan.secret.as_sent(plan.kind);
     if let Some(account) = find_outside(&app.database, &plan.org, plan.kind, &plan.login).await?
-        && passwords.verify(plan.secret.clone(), Some(account.secret_hash.clone())).await?
+        && passwords.verify(sent.clone(), Some(account.secret_hash.clone())).await?
     {
         return Ok(account.secret_hash);
     }
-    passwords.hash(plan.secret.clone()).await
+    passwords.hash(sent).await
 }
 
 struct Run<'c> {
@@ -166,7 +203,7 @@ impl Run<'_> {
             }
         }
         for namespace in BUILT_IN_NAMESPACES {
-            self.rows.insert_namespace(org.id, namespace).await?;
+            db::namespaces::insert(self.rows.0, org.id, &Namespace::parse(namespace)?).await?;
         }
         Ok(())
     }
@@ -190,10 +227,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn namespace(&mut self, org: &str, name: &str) -> Result<(), Error> {
-        let id = self.find_org(org).await?;
-        if self.rows.insert_namespace(id, name).await? {
-            self.say(format!("namespace {org}/{name}: added"));
+    async fn namespace(&mut self, plan: &NamespacePlan) -> Result<(), Error> {
+        let org = self.find_org(&plan.org).await?;
+        let namespace = &plan.rules.namespace;
+        let added = db::namespaces::insert(self.rows.0, org, namespace).await?;
+        let known = db::namespaces::find_in(self.rows.0, org, namespace).await?;
+        if known.as_ref() != Some(&plan.rules) {
+            db::namespaces::update(self.rows.0, org, &plan.rules).await?;
+        }
+        if added {
+            self.say(format!("namespace {}/{}: added", plan.org, namespace.as_str()));
+        } else if known.as_ref() != Some(&plan.rules) {
+            self.say(format!("namespace {}/{}: rules changed", plan.org, namespace.as_str()));
         }
         Ok(())
     }
@@ -255,7 +300,7 @@ impl Run<'_> {
     async fn account_roles(&mut self, label: &str, id: AccountId, org: OrgId, plan: &AccountPlan) -> Result<(), Error> {
         let default = match plan.kind {
             AccountKind::User => "uploader",
-            AccountKind::Till | AccountKind::Client => "file-write",
+            AccountKind::Till | AccountKind::Client | AccountKind::Outside => "file-write",
         };
         let wanted: BTreeSet<String> =
             if plan.roles.is_empty() { BTreeSet::from([default.to_owned()]) } else { plan.roles.iter().cloned().collect() };

@@ -24,7 +24,7 @@ use crate::spool::Content;
 
 /// What is written, and read from disk, at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Variants stand beside the namespaces; no namespace has this name.
+/// Variants stand beside the namespaces; no namespace may have this name.
 const VARIANTS: &str = "variants";
 
 /// The store, with the reserve that it keeps free.
@@ -195,14 +195,29 @@ impl Storage {
         }
     }
 
+    /// Removes the renderings of a version; they can be made again.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when one can't be removed.
+    pub(crate) async fn delete_variants(&self, version: &BlobKey) -> Result<(), Error> {
+        let key = Self::variant_key(version, "");
+        let folder = StorePath::from(key.as_str().trim_end_matches('/'));
+        let mut variants = self.store.list(Some(&folder));
+        while let Some(variant) = variants.next().await {
+            let variant = variant.map_err(|error| Error::internal("listing renderings", &error))?;
+            self.delete(&BlobKey::from_stored(variant.location.to_string())).await?;
+        }
+        Ok(())
+    }
+
     /// All blobs of the namespaces, variants excepted.
     pub(crate) fn list(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
         self.store
             .list(None)
             .map_err(|error| Error::internal("listing the store", &error))
             .try_filter(|meta| {
-                let is_variant = meta.location.as_ref().starts_with(VARIANTS);
-                std::future::ready(!is_variant)
+                let namespace = meta.location.as_ref().split('/').next();
+                std::future::ready(namespace != Some(VARIANTS))
             })
             .map_ok(|meta| StoredBlob {
                 key: BlobKey::from_stored(meta.location.to_string()),

@@ -1,4 +1,4 @@
-//! Removes what nothing points at: blobs without a row, staging files of a crash, ended sessions. Rows are the truth; whatever
+//! Removes what nothing points at: versions that can't come back, blobs without a row, staging files of a crash, ended sessions. Rows are the truth; whatever
 //! is younger than the grace period may still be on its way to one.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 
 use crate::app::App;
 use crate::model::{BlobKey, Timestamp};
-use crate::{Error, db};
+use crate::{Error, db, files};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
@@ -19,6 +19,8 @@ pub struct Options {
     pub interval: Duration,
     /// What is younger is left alone. Must be longer than the longest upload.
     pub grace: Duration,
+    /// For so long a deleted version can be restored.
+    pub undo: Duration,
 }
 
 /// Whether to act.
@@ -49,6 +51,13 @@ pub enum Finding {
         /// Its size.
         size_bytes: u64,
     },
+    /// So many deleted versions can't come back any more.
+    PastUndo {
+        /// How many.
+        versions: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// So many sessions have ended.
     EndedSessions(u64),
     /// So many blobs were looked at so far.
@@ -64,9 +73,11 @@ pub struct Summary {
     pub orphans: u64,
     /// Staging files.
     pub leftovers: u64,
+    /// Deleted versions whose undo window is over.
+    pub versions: u64,
     /// Ended sessions.
     pub sessions: u64,
-    /// Bytes of orphans and leftovers.
+    /// Bytes of versions, orphans and leftovers.
     pub bytes: u64,
 }
 
@@ -77,6 +88,9 @@ pub struct Summary {
 pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send) -> Result<Summary, Error> {
     let mut summary = Summary::default();
     let grace = app.options.sweep.grace;
+    let (versions, bytes) = sweep_versions(app, mode).await?;
+    report(&Finding::PastUndo { versions, bytes });
+    (summary.versions, summary.bytes) = (versions, bytes);
     sweep_blobs(app, mode, grace, &mut summary, &mut report).await?;
     for leftover in app.storage.leftovers(grace).await? {
         summary.leftovers += 1;
@@ -89,10 +103,20 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     summary.sessions = sweep_sessions(app, mode).await?;
     report(&Finding::EndedSessions(summary.sessions));
     if mode == Mode::Remove {
+        let now = Timestamp::now();
+        app.database.write(move |connection| Box::pin(async move { db::keys::delete_ended(connection, now).await })).await?;
         tracing::info!(?summary, "swept");
         metrics::counter!("imagewell_swept_blobs_total").increment(summary.orphans);
     }
     Ok(summary)
+}
+
+async fn sweep_versions(app: &App, mode: Mode) -> Result<(u64, u64), Error> {
+    let undo = app.options.sweep.undo;
+    match mode {
+        Mode::DryRun => db::files::count_past_undo(&app.database, Timestamp::now().minus(undo)).await,
+        Mode::Remove => files::remove_past_undo(app, undo).await,
+    }
 }
 
 async fn sweep_blobs(

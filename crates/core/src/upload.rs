@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use imagewell_imaging::{Facts, Limits, inspect, inspect_head};
+use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
-use crate::model::{ActionKey, Actor, AppKey, BlobKey, Image, ImageId, Namespace, State, Timestamp, Version};
+use crate::model::{
+    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, FileName, Image, ImageId, Namespace, State, Timestamp, Version,
+};
 use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
 use crate::{Error, access, db};
 
@@ -26,6 +28,61 @@ pub enum Accept {
         /// For the download.
         name: Option<String>,
     },
+    /// An image in this format, or nothing at all: a placeholder that a later version fills.
+    ImageOrNothing(Format),
+    /// Any bytes or nothing, kept unseen and served as this format.
+    Unseen(Format),
+}
+
+impl Accept {
+    fn inspects(&self) -> bool {
+        matches!(self, Self::Images | Self::ImageOrNothing(_))
+    }
+
+    fn allows_nothing(&self) -> bool {
+        matches!(self, Self::ImageOrNothing(_) | Self::Unseen(_))
+    }
+
+    /// Refuses an image in another format than the one that was promised.
+    fn judge(&self, found: Format) -> Result<(), Error> {
+        match self {
+            Self::ImageOrNothing(promised) if *promised != found => Err(Error::invalid(format!(
+                "the bytes are {found} and the name says {promised}: give it a name that ends in .{}, or send {promised}",
+                found.extension()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the bytes become.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A new image of an application.
+    Application {
+        /// For which application.
+        app_key: AppKey,
+        /// What a reader must hold.
+        permission: ActionKey,
+        /// An id of the caller's choice.
+        id: Option<ImageId>,
+    },
+    /// The next version of a named file; the first one makes the name.
+    Name {
+        /// Inside the request's namespace.
+        name: FileName,
+        /// On whose behalf.
+        attribution: Attribution,
+    },
+}
+
+impl Target {
+    fn action(&self) -> access::Action<'static> {
+        match self {
+            Self::Application { .. } => access::Action::Upload,
+            Self::Name { .. } => access::Action::WriteFiles,
+        }
+    }
 }
 
 /// What the caller wants stored, apart from the bytes.
@@ -35,12 +92,8 @@ pub struct Request {
     pub actor: Arc<Actor>,
     /// Where in the store.
     pub namespace: Namespace,
-    /// For which application.
-    pub app_key: AppKey,
-    /// What a reader must hold.
-    pub permission: ActionKey,
-    /// An id of the caller's choice.
-    pub id: Option<ImageId>,
+    /// As what.
+    pub target: Target,
     /// An upload of this size is already refused.
     pub bytes_max: u64,
     /// What kind of bytes.
@@ -70,9 +123,9 @@ pub struct Received {
 /// # Errors
 /// [`Error::Forbidden`], [`Error::Conflict`] when the chosen id is taken, [`Error::NoSpace`], [`Error::Busy`].
 pub async fn admit(app: &Arc<App>, request: Request) -> Result<Admitted, Error> {
-    access::check(&request.actor, access::Action::Upload)?;
+    access::check(&request.actor, request.target.action())?;
     app.halt.check()?;
-    if let Some(id) = request.id
+    if let Target::Application { id: Some(id), .. } = request.target
         && db::images::exists(&app.database, id).await?
     {
         return Err(Error::Conflict);
@@ -84,7 +137,7 @@ pub async fn admit(app: &Arc<App>, request: Request) -> Result<Admitted, Error> 
     }
 }
 
-/// Whether the caller may upload at all, for refusing before anything else of the request is read.
+/// Whether the caller may upload images of applications at all, for refusing before anything else of the request is read.
 ///
 /// # Errors
 /// [`Error::Forbidden`].
@@ -102,19 +155,26 @@ impl Admitted {
         S: Stream<Item = Result<Bytes, Error>> + Unpin,
     {
         let Self { app, request, permit } = self;
-        let images_only = matches!(request.accept, Accept::Images);
         let mut spool = Spool::new(app.storage.spool_folder(), app.options.upload_memory_bytes_max, request.bytes_max);
-        let mut head_judged = !images_only;
+        let mut head_judged = !request.accept.inspects();
         while let Some(chunk) = chunks.next().await {
             spool.write(&chunk?).await?;
             if !head_judged && spool.head().len() == HEAD_BYTES {
                 // What is no image is refused before the rest arrives.
                 head_judged = true;
                 inspect_head(spool.head(), &app.options.limits)?;
+                request.accept.judge(Format::sniff(spool.head())?)?;
             }
         }
         let spooled = spool.finish().await?;
-        let facts = if images_only { Some(inspect_content(&spooled.content, app.options.limits).await?) } else { None };
+        let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();
+        let facts = if request.accept.inspects() && !is_placeholder {
+            let facts = inspect_content(&spooled.content, app.options.limits).await?;
+            request.accept.judge(facts.format)?;
+            Some(facts)
+        } else {
+            None
+        };
         Ok(Received { app, request, spooled, facts, _permit: permit })
     }
 }
@@ -139,52 +199,90 @@ impl Received {
     pub async fn store(self) -> Result<Arc<Image>, Error> {
         let Self { app, request, spooled, facts, _permit } = self;
         app.storage.check_space(spooled.content.len())?;
-        let extension = facts.map_or("bin", |facts| facts.format.extension());
-        let blob = BlobKey::mint(request.namespace, request.actor.org, extension);
-        app.storage.put(&blob, &spooled.content).await?;
-        let now = Timestamp::now();
-        let image = Arc::new(Image {
-            id: request.id.unwrap_or_else(ImageId::mint),
-            org: request.actor.org,
-            owner: request.actor.account,
-            namespace: request.namespace,
-            app_key: request.app_key,
-            permission: request.permission,
-            state: State::Kept,
-            latest: Version {
-                number: 1,
-                blob,
-                size_bytes: spooled.content.len(),
-                digest: spooled.digest,
-                content_type: facts.map_or("application/octet-stream", |facts| facts.format.media_type()).to_owned(),
-                file_name: match request.accept {
-                    Accept::AnyFile { name } => name,
-                    Accept::Images => None,
-                },
-                facts,
-                created_by: request.actor.account,
-                created: now,
-            },
-            created: now,
-        });
-        let row = Arc::clone(&image);
-        let committed =
-            app.database.write(move |connection| Box::pin(async move { db::images::insert(connection, &row).await })).await;
-        if let Err(error) = committed {
-            discard(&app, &image, &error).await;
-            return Err(error);
-        }
+        let image = describe(&request, &spooled, facts);
+        app.storage.put(&image.version.blob, &spooled.content).await?;
+        let (row, named) = (image.clone(), matches!(request.target, Target::Name { .. }));
+        let committed = app
+            .database
+            .write(move |connection| {
+                Box::pin(async move {
+                    if named {
+                        return db::files::add_version(connection, row).await;
+                    }
+                    db::images::insert(connection, &row).await?;
+                    Ok(row)
+                })
+            })
+            .await;
+        let image = match committed {
+            Ok(image) => image,
+            Err(error) => {
+                discard(&app, &image, &error).await;
+                return Err(error);
+            }
+        };
+        app.images.remove(&image.id);
         app.halt.check()?;
         metrics::counter!("imagewell_uploads_total").increment(1);
-        metrics::counter!("imagewell_upload_bytes_total").increment(image.latest.size_bytes);
-        Ok(image)
+        metrics::counter!("imagewell_upload_bytes_total").increment(image.version.size_bytes);
+        Ok(Arc::new(image))
     }
+}
+
+/// The image as it will be stored. The number, and for a name that exists the identity, are told by the database.
+fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image {
+    let now = Timestamp::now();
+    let format = facts.map(|facts| facts.format).or(match request.accept {
+        Accept::ImageOrNothing(format) | Accept::Unseen(format) => Some(format),
+        Accept::Images | Accept::AnyFile { .. } => None,
+    });
+    let blob = BlobKey::mint(&request.namespace, request.actor.org, format.map_or("bin", Format::extension));
+    let mut image = Image {
+        id: ImageId::mint(),
+        org: request.actor.org,
+        owner: request.actor.account,
+        namespace: request.namespace.clone(),
+        name: None,
+        app_key: None,
+        permission: ActionKey::built_in(ActionKey::FILES_READ),
+        acl: Acl::Private,
+        state: State::Kept,
+        latest_number: 1,
+        version: Version {
+            number: 1,
+            blob,
+            size_bytes: spooled.content.len(),
+            digest: spooled.digest,
+            content_type: format.map_or("application/octet-stream", Format::media_type).to_owned(),
+            file_name: match &request.accept {
+                Accept::AnyFile { name } => name.clone(),
+                _ => None,
+            },
+            facts,
+            created_by: request.actor.account,
+            attribution: Attribution::default(),
+            created: now,
+        },
+        created: now,
+    };
+    match request.target.clone() {
+        Target::Application { app_key, permission, id } => {
+            (image.app_key, image.permission) = (Some(app_key), permission);
+            image.id = id.unwrap_or(image.id);
+        }
+        Target::Name { name, attribution } => {
+            image.name = Some(name);
+            image.version.attribution = attribution;
+            image.state = State::of_latest(image.version.size_bytes);
+        }
+    }
+    image
 }
 
 /// The row was refused, so the blob has no owner. When the commit's fate is unknown the blob stays for `sweep` to judge.
 async fn discard(app: &App, image: &Image, error: &Error) {
     if matches!(error, Error::Conflict | Error::NoSpace)
-        && let Err(error) = app.storage.delete(&image.latest.blob).await
+        && let Err(error) = app.storage.delete(&image.version.blob).await
     {
         tracing::warn!(%error, "the blob of a refused upload is left to the sweep");
     }

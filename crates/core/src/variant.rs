@@ -25,7 +25,7 @@ pub struct Variant {
 /// # Errors
 /// [`Error::Invalid`] when the image can't be rendered, [`Error::Busy`] when no worker is free.
 pub async fn open_or_render(app: &App, image: &Image, fit: Fit) -> Result<Variant, Error> {
-    let key = Storage::variant_key(&image.latest.blob, &fit.to_string());
+    let key = Storage::variant_key(&image.version.blob, &fit.to_string());
     let bytes = app
         .blobs
         .get_or_insert_async(&key, async {
@@ -34,7 +34,7 @@ pub async fn open_or_render(app: &App, image: &Image, fit: Fit) -> Result<Varian
                 Err(Error::NotFound) => {}
                 Err(error) => return Err(error),
             }
-            let source = content(app, &image.latest).await?;
+            let source = content(app, &image.version).await?;
             let bytes = app.workers.render(&source, fit).await?;
             if app.storage.check_space(bytes.len() as u64).is_ok() {
                 app.storage.put(&key, &Content::Memory(bytes.clone())).await?;

@@ -7,8 +7,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::api::opsportal::Refusal;
 use crate::api::problem::Problem;
+use crate::api::{file_service, opsportal, s3};
 use crate::serve::Service;
 use crate::telemetry;
 
@@ -33,7 +33,7 @@ pub async fn guard(State(service): State<Service>, request: Request, next: Next)
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(header::REFERRER_POLICY).or_insert(HeaderValue::from_static("same-origin"));
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(DATA_POLICY);
     headers.entry(HeaderName::from_static("cross-origin-resource-policy")).or_insert(HeaderValue::from_static("same-origin"));
     if service.settings.tls.certificate_file.is_some() {
@@ -52,17 +52,37 @@ fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
     None
 }
 
-/// An error outside of any handler, in the face of the API that the path belongs to.
-fn face(uri: &Uri, status: StatusCode, message: &str) -> Response {
-    if is_opsportal(uri) {
-        Refusal::outside(status, message).into_response()
-    } else {
-        Problem::new(status, message).into_response()
+/// The API that a path belongs to.
+enum Area {
+    Opsportal,
+    FileService,
+    Links,
+    Other,
+}
+
+impl Area {
+    fn of(uri: &Uri) -> Self {
+        let begins_with = |prefixes: &[&str]| prefixes.iter().any(|prefix| uri.path().starts_with(prefix));
+        if begins_with(&["/opsportal", "/site", "/csrfToken"]) {
+            Self::Opsportal
+        } else if begins_with(&["/api_gateway", "/v3/oauth"]) {
+            Self::FileService
+        } else if begins_with(&["/imagewell/"]) {
+            Self::Links
+        } else {
+            Self::Other
+        }
     }
 }
 
-fn is_opsportal(uri: &Uri) -> bool {
-    ["/opsportal", "/site", "/csrfToken"].iter().any(|prefix| uri.path().starts_with(prefix))
+/// An error outside of any handler, in the face of the API that the path belongs to.
+fn face(uri: &Uri, status: StatusCode, message: &'static str) -> Response {
+    match Area::of(uri) {
+        Area::Opsportal => opsportal::Refusal::outside(status, message).into_response(),
+        Area::FileService => file_service::Refusal::outside(status, message).into_response(),
+        Area::Links => s3::Refusal::outside(status, message).into_response(),
+        Area::Other => Problem::new(status, message).into_response(),
+    }
 }
 
 fn method_not_allowed(uri: &Uri, original: &Response) -> Response {
@@ -76,10 +96,11 @@ fn method_not_allowed(uri: &Uri, original: &Response) -> Response {
 
 /// No such path.
 pub async fn not_found(uri: Uri) -> Response {
-    if is_opsportal(&uri) {
-        Refusal::no_such_route().into_response()
-    } else {
-        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response()
+    match Area::of(&uri) {
+        Area::Opsportal => opsportal::Refusal::no_such_route().into_response(),
+        Area::FileService => file_service::Refusal::no_such_route().into_response(),
+        Area::Links => s3::Refusal::denied("Access Denied").into_response(),
+        Area::Other => Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response(),
     }
 }
 
@@ -89,5 +110,5 @@ pub async fn not_found(uri: Uri) -> Response {
 pub fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let reason = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(reason, request = telemetry::request_id(), "a handler panicked");
-    Refusal::internal().into_response()
+    opsportal::Refusal::internal().into_response()
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use bytes::Bytes;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
@@ -22,6 +23,19 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a chunk past the limit counts for while lingering; its size is not known there.
 const OVERLONG_CHUNK_BYTES: u64 = 64 * 1024;
+
+/// Refuses a declared length that can't be kept within the limit, before anything is read. `overhead` is what the body may be
+/// longer than its file.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn check_declared_length(headers: &HeaderMap, bytes_max: u64, overhead: u64) -> Result<(), Error> {
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared >= bytes_max.saturating_add(overhead)) {
+        return Err(Error::TooLarge { bytes_max });
+    }
+    Ok(())
+}
 
 /// How slowly a body may come.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +71,19 @@ impl Intake {
     #[must_use]
     pub fn chunks(&self) -> Chunks {
         Chunks(Arc::clone(&self.chunks))
+    }
+
+    /// All of it in memory: for bodies with a small limit.
+    ///
+    /// # Errors
+    /// What the body's chunks say.
+    pub async fn whole(&self) -> Result<Bytes, Error> {
+        let mut chunks = self.chunks();
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            whole.extend_from_slice(&chunk?);
+        }
+        Ok(whole.freeze())
     }
 
     /// Reads on and throws away, beside the answer that is already on its way.

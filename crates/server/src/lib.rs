@@ -8,6 +8,7 @@ mod delivery;
 mod guard;
 mod health;
 mod intake;
+pub mod links;
 mod listener;
 mod multipart;
 pub mod pages;

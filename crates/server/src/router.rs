@@ -4,12 +4,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Method, header};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 
+use crate::api::file_service::{self, files, token};
 use crate::api::opsportal::{base64, read, site, upload};
+use crate::api::s3;
 use crate::serve::Service;
 use crate::{guard, health, pages, telemetry};
 
@@ -29,6 +31,18 @@ pub fn router(service: Service) -> Router {
         .route("/csrfToken", get(site::csrf_token))
         .route("/site/login", get(site::login_form).post(site::login))
         .route("/site/logout", get(site::logout_by_link).post(site::logout))
+        // File service
+        .route("/api_gateway/file-service/handles/{file_handle}", get(files::by_handle))
+        .route(
+            "/api_gateway/file-service/{namespace}/{filename}",
+            post(file_service::upload::upload).get(files::record).delete(files::delete),
+        )
+        .route("/api_gateway/file-service/{namespace}/{filename}/versions", get(files::versions))
+        .route("/api_gateway/file-service/{namespace}/{filename}/acl", put(files::set_acl))
+        .route("/api_gateway/file-service/{namespace}/{filename}/restore", post(files::restore))
+        .route("/v3/oauth/token/generate", post(token::generate))
+        // Links
+        .route("/imagewell/{namespace}/{org}/{blob}", any(s3::read))
         // Operation
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -58,9 +72,11 @@ fn cors(service: &Service) -> CorsLayer {
     }
     layer
         .allow_credentials(true)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
+            header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            HeaderName::from_static("x-cap-api-oauth-token"),
             HeaderName::from_static("x-csrf-token"),
             HeaderName::from_static("x-requested-with"),
         ])
@@ -85,6 +101,15 @@ fn cors(service: &Service) -> CorsLayer {
         site::login,
         site::logout_by_link,
         site::logout,
+        file_service::upload::upload,
+        files::record,
+        files::versions,
+        files::by_handle,
+        files::set_acl,
+        files::delete,
+        files::restore,
+        token::generate,
+        s3::read,
         health::alive,
         health::ready,
         health::metrics,

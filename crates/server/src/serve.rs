@@ -14,6 +14,8 @@ use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
+use crate::auth::provider::Provider;
+use crate::auth::tokens::TokenKeys;
 use crate::config::Settings;
 use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
@@ -24,6 +26,10 @@ use crate::{router, telemetry, tls};
 pub struct Service {
     /// The core.
     pub app: Arc<App>,
+    /// Keys of tokens, ready for use.
+    pub token_keys: Arc<TokenKeys>,
+    /// The outside identity provider, if there is one.
+    pub provider: Option<Arc<Provider>>,
     /// The settings in force.
     pub settings: Arc<Settings>,
     /// Renders `/metrics`.
@@ -57,8 +63,17 @@ impl Service {
     /// # Errors
     /// What could not be opened.
     pub async fn open(settings: Settings, program: PathBuf) -> Result<Self, Error> {
+        let provider = Provider::new(&settings.identity_provider)?.map(Arc::new);
         let app = App::open(options(&settings, program)).await?;
-        Ok(Self { app, settings: Arc::new(settings), metrics: telemetry::metrics_handle(), draining: Arc::default(), demo: None })
+        Ok(Self {
+            app,
+            token_keys: Arc::default(),
+            provider,
+            settings: Arc::new(settings),
+            metrics: telemetry::metrics_handle(),
+            draining: Arc::default(),
+            demo: None,
+        })
     }
 
     /// Whether requests can be served now.
@@ -103,6 +118,7 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
         sweep: sweep::Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),
+            undo: Duration::from_secs(settings.sweep.undo_seconds),
         },
     }
 }

@@ -17,17 +17,20 @@ statements! {
     ROLE_ACTIONS = "SELECT action FROM role_actions WHERE org_id = $1 AND role = $2";
     INSERT_ROLE_ACTION = "INSERT INTO role_actions (org_id, role, action) VALUES ($1, $2, $3)";
     DELETE_ROLE_ACTION = "DELETE FROM role_actions WHERE org_id = $1 AND role = $2 AND action = $3";
-    INSERT_NAMESPACE = "INSERT INTO namespaces (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     FIND_ACCOUNT = "SELECT id, org_id, login, email_folded, secret_hash, disabled, token_ttl_seconds FROM accounts \
         WHERE org_id = $1 AND kind = $2 AND login_folded = $3";
     LOGIN_CANDIDATES = "SELECT a.id, a.org_id, a.login, a.email_folded, a.secret_hash, a.disabled, a.token_ttl_seconds \
         FROM accounts a JOIN orgs o ON o.id = a.org_id \
-        WHERE a.kind = 'user' AND (a.login_folded = $1 OR a.email_folded = $1) \
+        WHERE a.kind = $3 AND (a.login_folded = $1 OR a.email_folded = $1) \
         AND (CAST($2 AS TEXT) IS NULL OR o.name = $2) LIMIT 2";
+    OUTSIDE = "SELECT id FROM accounts WHERE org_id = $1 AND kind = 'outside' AND login_folded = $2 AND NOT disabled";
+    INSERT_OUTSIDE = "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
+        VALUES ($1, $2, 'outside', $3, $4, '', FALSE, $5) ON CONFLICT (org_id, kind, login_folded) DO NOTHING";
     INSERT_ACCOUNT = "INSERT INTO accounts (id, org_id, kind, login, login_folded, email_folded, secret_hash, disabled, \
         token_ttl_seconds, created_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     UPDATE_ACCOUNT = "UPDATE accounts SET email_folded = $2, secret_hash = $3, disabled = $4, token_ttl_seconds = $5 WHERE id = $1";
     ACCOUNT_BY_ID = "SELECT id, org_id, login, email_folded, secret_hash, disabled, token_ttl_seconds FROM accounts WHERE id = $1";
+    TOKEN_TTL = "SELECT token_ttl_seconds FROM accounts WHERE id = $1";
     ACCOUNT_ROLES = "SELECT role FROM account_roles WHERE account_id = $1";
     INSERT_ACCOUNT_ROLE = "INSERT INTO account_roles (account_id, org_id, role) VALUES ($1, $2, $3)";
     DELETE_ACCOUNT_ROLE = "DELETE FROM account_roles WHERE account_id = $1 AND role = $2";
@@ -82,11 +85,14 @@ pub(crate) fn fold(text: &str) -> String {
     text.trim().to_lowercase()
 }
 
-/// Users with this login or e-mail address: none, one, or two when it is ambiguous.
-pub(crate) async fn login_candidates(database: &Database, login: &str, org: Option<&str>) -> Result<Vec<Account>, Error> {
+/// Accounts of a kind with this login, or users with this e-mail address: none, one, or two when it is ambiguous. A login may
+/// name its org, as in `org/login`.
+pub(crate) async fn login_candidates(database: &Database, kind: AccountKind, login: &str) -> Result<Vec<Account>, Error> {
+    let (org, login) = login.split_once('/').map_or((None, login), |(org, login)| (Some(org), login));
     let rows: Vec<Row> = sqlx::query_as(LOGIN_CANDIDATES)
         .bind(fold(login))
         .bind(org)
+        .bind(kind.as_str())
         .fetch_all(database.reader())
         .await
         .map_err(|error| read_failed(&error))?;
@@ -107,6 +113,66 @@ pub(crate) async fn actor(database: &Database, id: AccountId) -> Result<Option<A
         login: row.login,
         actions: actions.into_iter().collect::<BTreeSet<_>>(),
     }))
+}
+
+/// For how long a client's tokens are to live, where that is decided.
+pub(crate) async fn token_ttl_seconds(database: &Database, id: AccountId) -> Result<Option<i64>, Error> {
+    let row: Option<Option<i64>> = sqlx::query_scalar(TOKEN_TTL)
+        .bind(id.0.to_string())
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok(row.flatten())
+}
+
+/// The org that a number or a name stands for.
+pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Result<Option<OrgId>, Error> {
+    let query = match number_or_name.parse::<i64>() {
+        Ok(number) => sqlx::query_as::<_, (i64, String)>(ORG_BY_ID).bind(number),
+        Err(_) => sqlx::query_as(ORG_BY_NAME).bind(number_or_name.to_owned()),
+    };
+    let row = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    Ok(row.map(|(id, _)| OrgId(id)))
+}
+
+/// What these roles allow together; unknown ones allow nothing.
+pub(crate) async fn actions_of_roles(database: &Database, org: OrgId, roles: &[String]) -> Result<BTreeSet<String>, Error> {
+    let mut actions = BTreeSet::new();
+    for role in roles {
+        let allowed: Vec<String> = sqlx::query_scalar(ROLE_ACTIONS)
+            .bind(org.0)
+            .bind(role)
+            .fetch_all(database.reader())
+            .await
+            .map_err(|error| read_failed(&error))?;
+        actions.extend(allowed);
+    }
+    Ok(actions)
+}
+
+/// The account of somebody whom an outside identity provider vouches for, if there is one yet.
+pub(crate) async fn find_outside_account(database: &Database, org: OrgId, key: &str) -> Result<Option<AccountId>, Error> {
+    let id: Option<String> = sqlx::query_scalar(OUTSIDE)
+        .bind(org.0)
+        .bind(key)
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    id.map(|id| id.parse().map(AccountId).map_err(|error| Error::internal("reading an account's id", &error))).transpose()
+}
+
+/// Makes such an account, unless it is there. `key` is what tells it from others, `login` what people see.
+pub(crate) async fn insert_outside_account(connection: &mut Connection, org: OrgId, key: &str, login: &str) -> Result<(), Error> {
+    sqlx::query(INSERT_OUTSIDE)
+        .bind(AccountId::mint().0.to_string())
+        .bind(org.0)
+        .bind(login)
+        .bind(key)
+        .bind(Timestamp::now().0)
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(())
 }
 
 pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
@@ -199,11 +265,6 @@ impl Provisioning<'_> {
     pub(crate) async fn delete_role_action(&mut self, org: OrgId, role: &str, action: &str) -> Result<(), Error> {
         let query = sqlx::query(DELETE_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
         self.run(query).await.map(|_| ())
-    }
-
-    /// Whether the namespace is new.
-    pub(crate) async fn insert_namespace(&mut self, org: OrgId, name: &str) -> Result<bool, Error> {
-        Ok(self.run(sqlx::query(INSERT_NAMESPACE).bind(org.0).bind(name.to_owned())).await? > 0)
     }
 
     pub(crate) async fn find(&mut self, org: OrgId, kind: AccountKind, login: &str) -> Result<Option<Account>, Error> {

@@ -3,19 +3,33 @@ use sqlx::FromRow;
 
 use super::{Connection, Database, read_failed, statements, write_failed};
 use crate::Error;
-use crate::model::{AccountId, ActionKey, AppKey, BlobKey, Digest, Image, ImageId, Namespace, OrgId, State, Timestamp, Version};
+use crate::model::{
+    AccountId, Acl, ActionKey, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, OrgId, State,
+    Timestamp, Version,
+};
+
+/// An image with one of its versions; what stands behind says which.
+macro_rules! select_image {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.name, i.app_key, i.permission, i.acl, i.state, i.latest_version, \
+             i.created_us, v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, \
+             v.frames, v.orientation, v.created_by, v.attribution_entity_type, v.attribution_code, \
+             v.created_us AS version_created_us FROM images i JOIN versions v ON v.image_id = i.id ",
+            $rest
+        )
+    };
+}
+pub(super) use select_image;
 
 statements! {
     INSERT_IMAGE = "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     INSERT_VERSION = "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, file_name, \
-        format, width, height, frames, orientation, created_by, created_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-    FIND = "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.app_key, i.permission, i.created_us, \
-        v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, v.frames, \
-        v.orientation, v.created_by, v.created_us AS version_created_us \
-        FROM images i JOIN versions v ON v.image_id = i.id AND v.number = i.latest_version \
-        WHERE i.id = $1 AND i.state = 'kept'";
+        format, width, height, frames, orientation, created_by, attribution_entity_type, attribution_code, created_us) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+    FIND = select_image!("WHERE i.id = $1 AND v.number = i.latest_version AND v.deleted_us IS NULL");
+    FIND_BY_BLOB = select_image!("WHERE v.blob_key = $1 AND v.deleted_us IS NULL");
     EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
     BLOB_KEYS = "SELECT blob_key, size_bytes, digest FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2";
@@ -23,13 +37,17 @@ statements! {
 }
 
 #[derive(FromRow)]
-struct Row {
+pub(super) struct Row {
     id: String,
     org_id: i64,
     owner_id: String,
     namespace: String,
+    name: Option<String>,
     app_key: Option<String>,
     permission: Option<String>,
+    acl: String,
+    state: String,
+    latest_version: i64,
     created_us: i64,
     number: i64,
     blob_key: String,
@@ -43,7 +61,18 @@ struct Row {
     frames: Option<i64>,
     orientation: Option<i64>,
     created_by: String,
+    attribution_entity_type: Option<String>,
+    attribution_code: Option<String>,
     version_created_us: i64,
+}
+
+impl TryFrom<Row> for Image {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let label = row.id.clone();
+        row.into_image().ok_or_else(|| Error::Internal { detail: format!("the row of image {label} makes no sense") })
+    }
 }
 
 impl Row {
@@ -54,11 +83,14 @@ impl Row {
             id: ImageId::parse(&self.id).ok()?,
             org: OrgId(self.org_id),
             owner: AccountId(self.owner_id.parse().ok()?),
-            namespace: Namespace::from_stored(&self.namespace)?,
-            app_key: AppKey::parse(&self.app_key?).ok()?,
+            namespace: Namespace::from_stored(self.namespace),
+            name: known(self.name, FileName::from_stored)?,
+            app_key: known(self.app_key, |text| AppKey::parse(&text).ok())?,
             permission: ActionKey::parse(&self.permission?).ok()?,
-            state: State::Kept,
-            latest: Version {
+            acl: Acl::from_stored(&self.acl)?,
+            state: State::from_stored(&self.state)?,
+            latest_number: u32::try_from(self.latest_version).ok()?,
+            version: Version {
                 number: u32::try_from(self.number).ok()?,
                 blob: BlobKey::from_stored(self.blob_key),
                 size_bytes: u64::try_from(self.size_bytes).ok()?,
@@ -67,6 +99,7 @@ impl Row {
                 file_name: self.file_name,
                 facts,
                 created_by: AccountId(self.created_by.parse().ok()?),
+                attribution: Attribution { entity_type: self.attribution_entity_type, code: self.attribution_code },
                 created: Timestamp(self.version_created_us),
             },
             created: Timestamp(self.created_us),
@@ -85,25 +118,37 @@ impl Row {
     }
 }
 
-/// Adds an image with its first version.
+/// An absent column is known; one that doesn't parse is not.
+fn known<T>(column: Option<String>, parse: impl FnOnce(String) -> Option<T>) -> Option<Option<T>> {
+    match column {
+        None => Some(None),
+        Some(text) => parse(text).map(Some),
+    }
+}
+
+/// Adds an image of an application with its first version.
 pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result<(), Error> {
-    let version = &image.latest;
     sqlx::query(INSERT_IMAGE)
         .bind(image.id.to_string())
         .bind(image.org.0)
         .bind(image.owner.0.to_string())
         .bind(image.namespace.as_str())
-        .bind(image.app_key.as_str())
+        .bind(image.app_key.as_ref().map(AppKey::as_str))
         .bind(image.permission.as_str())
         .bind(image.state.as_str())
-        .bind(i64::from(version.number))
+        .bind(i64::from(image.latest_number))
         .bind(image.created.0)
         .execute(&mut *connection)
         .await
         .map_err(|error| write_failed(&error))?;
+    insert_version(connection, image.id, &image.version).await
+}
+
+/// Adds a version to an image that is there.
+pub(super) async fn insert_version(connection: &mut Connection, image: ImageId, version: &Version) -> Result<(), Error> {
     let facts = version.facts;
     sqlx::query(INSERT_VERSION)
-        .bind(image.id.to_string())
+        .bind(image.to_string())
         .bind(i64::from(version.number))
         .bind(version.blob.as_str())
         .bind(i64::try_from(version.size_bytes).unwrap_or(i64::MAX))
@@ -116,6 +161,8 @@ pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result
         .bind(facts.map(|facts| i64::from(facts.frames)))
         .bind(facts.map(|facts| i64::from(facts.orientation.exif())))
         .bind(version.created_by.0.to_string())
+        .bind(&version.attribution.entity_type)
+        .bind(&version.attribution.code)
         .bind(version.created.0)
         .execute(&mut *connection)
         .await
@@ -123,15 +170,21 @@ pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result
     Ok(())
 }
 
-/// The image with its newest version, in whichever org it is: the caller asks `access::check`.
+/// The image with its newest version, in whichever org it is: the caller asks `access`.
 pub(crate) async fn find(database: &Database, id: ImageId) -> Result<Option<Image>, Error> {
     let row: Option<Row> =
         sqlx::query_as(FIND).bind(id.to_string()).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
-    match row.map(Row::into_image) {
-        None => Ok(None),
-        Some(Some(image)) => Ok(Some(image)),
-        Some(None) => Err(Error::Internal { detail: format!("the row of image {id} makes no sense") }),
-    }
+    row.map(Image::try_from).transpose()
+}
+
+/// The image with the version that these bytes are, unless that is deleted.
+pub(crate) async fn find_by_blob(database: &Database, key: &BlobKey) -> Result<Option<Image>, Error> {
+    let row: Option<Row> = sqlx::query_as(FIND_BY_BLOB)
+        .bind(key.as_str())
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    row.map(Image::try_from).transpose()
 }
 
 /// Whether an id is taken, in any state.

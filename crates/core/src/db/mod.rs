@@ -4,7 +4,10 @@
 //! (see [`writer`]). The text of the statements keeps to what SQLite and PostgreSQL share.
 
 pub(crate) mod accounts;
+pub(crate) mod files;
 pub(crate) mod images;
+pub(crate) mod keys;
+pub(crate) mod namespaces;
 pub(crate) mod sessions;
 mod writer;
 
@@ -27,7 +30,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Declares the statements of a module and lists them in `ALL`.
 macro_rules! statements {
-    ($($(#[$meta:meta])* $name:ident = $sql:literal;)*) => {
+    ($($(#[$meta:meta])* $name:ident = $sql:expr;)*) => {
         $($(#[$meta])* const $name: &str = $sql;)*
         #[cfg(test)]
         pub(super) const ALL: &[&str] = &[$($name),*];
@@ -137,8 +140,8 @@ mod tests {
     async fn every_statement_prepares() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let database = Database::open(&folder.path().join("a.db"), 2, Arc::default()).await.expect("opens");
-        let all = [accounts::ALL, images::ALL, sessions::ALL].concat();
-        assert!(all.len() > 15);
+        let all = [accounts::ALL, files::ALL, images::ALL, keys::ALL, namespaces::ALL, sessions::ALL].concat();
+        assert!(all.len() > 50);
         for sql in all {
             let prepared = database.reader().acquire().await.expect("connection").prepare(sqlx::SqlStr::from_static(sql)).await;
             assert!(prepared.is_ok(), "{sql}: {:?}", prepared.err());
@@ -162,5 +165,46 @@ mod tests {
             .await
             .expect("writes");
         assert_eq!(pragmas, ("wal".to_owned(), 2), "2 is FULL");
+    }
+
+    /// A database as the first version made it, with an image in it, opens, and the image can be read.
+    #[tokio::test]
+    async fn old_data_opens() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = folder.path().join("a.db");
+        let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let mut connection = options.connect().await.expect("opens");
+        let first = MIGRATIONS.iter().take(1).cloned().collect::<Vec<_>>();
+        sqlx::migrate::Migrator::with_migrations(first).run(&mut connection).await.expect("migrates");
+        let account = "01a1fc2e-b3ff-7513-b584-b6649bfe564a";
+        let image = "01a1fc2e-b41e-7441-b63c-27c0818eeff9";
+        let digest = "0".repeat(64);
+        for sql in [
+            "INSERT INTO orgs (id, name) VALUES (1, 'acme')".to_owned(),
+            "INSERT INTO namespaces (org_id, name) VALUES (1, 'rewards')".to_owned(),
+            format!(
+                "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
+                 VALUES ('{account}', 1, 'user', 'ada', 'ada', '', FALSE, 0)"
+            ),
+            format!(
+                "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
+                 VALUES ('{image}', 1, '{account}', 'opsportal-images', 'crew', 'crew.view', 'kept', 1, 0)"
+            ),
+            format!(
+                "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, format, width, height, frames, \
+                 orientation, created_by, created_us) VALUES ('{image}', 1, 'opsportal-images/1/x.png', 5, '{digest}', 'image/png', \
+                 'png', 1, 1, 1, 1, '{account}', 0)"
+            ),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect("inserts");
+        }
+        drop(connection);
+        let database = Database::open(&file, 2, Arc::default()).await.expect("opens");
+        let id = crate::model::ImageId::parse(image).expect("id");
+        let found = images::find(&database, id).await.expect("reads").expect("is there");
+        assert_eq!((found.version.number, found.latest_number, found.name), (1, 1, None));
+        let namespace = crate::model::Namespace::parse("rewards").expect("name");
+        let rules = namespaces::find(&database, crate::model::OrgId(1), &namespace).await.expect("reads");
+        assert_eq!(rules, Some(crate::model::NamespaceRules::plain(namespace)));
     }
 }

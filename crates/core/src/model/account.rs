@@ -21,6 +21,8 @@ pub enum AccountKind {
     Till,
     /// An OAuth client with a key and a secret.
     Client,
+    /// Whoever an outside identity provider vouches for. Made at its first request; it has no secret and no roles here.
+    Outside,
 }
 
 impl AccountKind {
@@ -31,6 +33,7 @@ impl AccountKind {
             Self::User => "user",
             Self::Till => "till",
             Self::Client => "client",
+            Self::Outside => "outside",
         }
     }
 }

@@ -16,6 +16,12 @@ impl ActionKey {
     /// Longest key, in bytes.
     pub const BYTES_MAX: usize = 255;
 
+    /// One of the keys above.
+    #[must_use]
+    pub fn built_in(key: &'static str) -> Self {
+        Self(key.to_owned())
+    }
+
     /// Parses a key.
     ///
     /// # Errors

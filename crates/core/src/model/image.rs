@@ -3,7 +3,7 @@ use std::fmt;
 use uuid::Uuid;
 
 use super::action::is_plain_key;
-use super::{AccountId, ActionKey, Namespace, OrgId, ParseError, Timestamp, Version};
+use super::{AccountId, ActionKey, FileName, Namespace, OrgId, ParseError, Timestamp, Version};
 
 /// Identity of an image: OpsPortal's `uuid`, file-service's `file_handle`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,8 +65,12 @@ impl AppKey {
 /// Where an image is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// Without bytes so far: a placeholder that the next version fills.
+    Draft,
     /// Stored for good.
     Kept,
+    /// Without a version that could be read. It keeps its name and its id, and may come back.
+    Deleted,
 }
 
 impl State {
@@ -74,8 +78,48 @@ impl State {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Draft => "draft",
             Self::Kept => "kept",
+            Self::Deleted => "deleted",
         }
+    }
+
+    /// From its stored form.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        [Self::Draft, Self::Kept, Self::Deleted].into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// What an image is whose newest readable version has this many bytes.
+    #[must_use]
+    pub fn of_latest(size_bytes: u64) -> Self {
+        if size_bytes == 0 { Self::Draft } else { Self::Kept }
+    }
+}
+
+/// Whether an image can be read without a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Acl {
+    /// By those who hold its permission, or a link.
+    Private,
+    /// By anybody who knows its address.
+    Public,
+}
+
+impl Acl {
+    /// As stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Public => "public",
+        }
+    }
+
+    /// From its stored form.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        [Self::Private, Self::Public].into_iter().find(|acl| acl.as_str() == text)
     }
 }
 
@@ -90,14 +134,20 @@ pub struct Image {
     pub owner: AccountId,
     /// The API's part of the store.
     pub namespace: Namespace,
-    /// The application it belongs to.
-    pub app_key: AppKey,
+    /// What it is called inside its namespace, if it has a name there.
+    pub name: Option<FileName>,
+    /// The application it belongs to, if it belongs to one.
+    pub app_key: Option<AppKey>,
     /// What a reader must hold.
     pub permission: ActionKey,
+    /// Whether it can be read without a login.
+    pub acl: Acl,
     /// Where it is in its life.
     pub state: State,
-    /// The newest bytes.
-    pub latest: Version,
+    /// Number of the newest version that can be read.
+    pub latest_number: u32,
+    /// The newest version, or the one that was asked for.
+    pub version: Version,
     /// When it was first stored.
     pub created: Timestamp,
 }

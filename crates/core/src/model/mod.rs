@@ -4,7 +4,10 @@ mod account;
 mod action;
 mod actor;
 mod blob;
+mod file_name;
 mod image;
+mod key;
+mod namespace;
 mod org;
 mod session;
 mod time;
@@ -13,12 +16,15 @@ mod version;
 pub use account::{AccountId, AccountKind};
 pub use action::ActionKey;
 pub use actor::Actor;
-pub use blob::{BlobKey, Namespace};
-pub use image::{AppKey, Image, ImageId, State};
+pub use blob::BlobKey;
+pub use file_name::{FileName, is_bidirectional};
+pub use image::{Acl, AppKey, Image, ImageId, State};
+pub use key::{KeyPurpose, SigningKey};
+pub use namespace::{Namespace, NamespaceRules};
 pub use org::{Org, OrgId};
 pub use session::{SessionToken, SessionTokenHash};
 pub use time::Timestamp;
-pub use version::{Digest, Version};
+pub use version::{Attribution, Digest, Version};
 
 /// Why text from outside is no such thing; the text may be shown to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -22,6 +22,20 @@ impl fmt::Display for Digest {
     }
 }
 
+/// On whose behalf a machine says that it acts. Recorded with what it sent and never interpreted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attribution {
+    /// The kind of entity, as in `TILL`.
+    pub entity_type: Option<String>,
+    /// The entity, as in `till01`.
+    pub code: Option<String>,
+}
+
+impl Attribution {
+    /// Longest part, in bytes; more is cut off.
+    pub const BYTES_MAX: usize = 255;
+}
+
 /// Immutable bytes of an image.
 #[derive(Debug, Clone)]
 pub struct Version {
@@ -41,6 +55,8 @@ pub struct Version {
     pub facts: Option<Facts>,
     /// Who sent them.
     pub created_by: AccountId,
+    /// On whose behalf.
+    pub attribution: Attribution,
     /// When.
     pub created: Timestamp,
 }

@@ -3,4 +3,7 @@
 pub mod address;
 pub mod csrf;
 pub mod fetch_metadata;
+pub mod machine;
+pub mod provider;
 pub mod session;
+pub mod tokens;

@@ -40,6 +40,10 @@ pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
         Ok(service) => {
             report("database", service.app.database.ping().await.map(|()| format!("{database} opens and is up to date")));
             report("store", service.app.storage.probe().await.map(|()| format!("{folder} takes, keeps and gives back bytes")));
+            if let Some(provider) = &service.provider {
+                let fetched = provider.fetch().await.map_err(|detail| Error::Internal { detail });
+                report("identity provider", fetched.map(|keys| format!("it publishes {} keys", keys.keys.len())));
+            }
             if blobs {
                 report("blobs", verified(&service).await);
             }

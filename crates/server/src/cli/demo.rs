@@ -1,4 +1,4 @@
-//! A service that shows itself: sample accounts, one photograph uploaded through the front door, and what to try next.
+//! A service that shows itself: sample accounts, one photograph uploaded through each API's front door, and what to try next.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
-use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
-use imagewell_core::provision::{self, AccountPlan, Plan, Role};
+use imagewell_core::model::{AccountKind, ActionKey, BlobKey, Org, OrgId};
+use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
 use tower::ServiceExt as _;
 
 use super::serve::{lock, random_password, until_signal};
@@ -20,6 +20,8 @@ use crate::{router, telemetry};
 
 const ORG: &str = "acmepaymentscorp";
 const APP_KEY: &str = "opstool";
+const TILL: &str = "till01";
+const CLIENT: &str = "backoffice";
 const PERMISSION: &str = "opstool.AB_Crew.view";
 /// A NASA portrait in the public domain; see testdata/README.md.
 const PHOTOGRAPH: &[u8] = include_bytes!("../../../../testdata/photos/astronaut-512.jpg");
@@ -36,20 +38,37 @@ pub(super) async fn run(mut settings: Settings) -> Outcome {
     }
     let _lock = lock(&settings)?;
     let mut service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
-    let accounts = accounts(&service).await?;
-    let (login, password) = (accounts[0].0, accounts[0].1.clone());
-    let image = upload(&router::router(service.clone()), login, &password).await?;
-    service.demo = Some(Arc::new(DemoPage { accounts, images: vec![image.clone()], app_key: APP_KEY, permission: PERMISSION }));
+    let sample = accounts(&service).await?;
+    let router = router::router(service.clone());
+    let (login, password) = (sample.users[0].0, sample.users[0].1.clone());
+    let image = upload(&router, login, &password).await?;
+    let file = upload_file(&router, &sample).await?;
+    service.demo = Some(Arc::new(DemoPage {
+        accounts: sample.users.clone(),
+        images: vec![image.clone()],
+        files: vec![BlobKey::from_stored(file)],
+        app_key: APP_KEY,
+        permission: PERMISSION,
+    }));
     let demo = service.demo.clone();
     until_signal(service, |url| {
         if let Some(demo) = demo {
             explain(url, &demo, &image);
+            explain_files(url, &sample);
+            println!("\nStop it with Ctrl-C.");
         }
     })
     .await
 }
 
-async fn accounts(service: &Service) -> Result<Vec<(&'static str, String, &'static str)>, Box<dyn std::error::Error>> {
+/// Accounts of the demo, with secrets that are made at every start.
+struct Sample {
+    users: Vec<(&'static str, String, &'static str)>,
+    till_password: String,
+    client_secret: String,
+}
+
+async fn accounts(service: &Service) -> Result<Sample, Box<dyn std::error::Error>> {
     let samples = [
         ("ada", "crew", "uploads and sees images"),
         ("bob", "uploader", "uploads, but may not see the crew's images"),
@@ -61,20 +80,40 @@ async fn accounts(service: &Service) -> Result<Vec<(&'static str, String, &'stat
     let mut shown = Vec::new();
     for (login, role, may) in samples {
         let password = random_password()?;
-        plan.accounts.push(AccountPlan {
-            kind: AccountKind::User,
-            org: ORG.into(),
-            login: login.into(),
-            email: Some(format!("{login}@example.com")),
-            secret: password.clone(),
-            roles: vec![role.into()],
-            token_ttl_seconds: None,
-            disabled: false,
-        });
+        plan.accounts.push(account(AccountKind::User, login, &password, &[role]));
         shown.push((login, password, may));
     }
+    let (till_password, client_secret) = (random_password()?, random_password()?);
+    plan.accounts.push(account(AccountKind::Till, TILL, &till_password, &[]));
+    plan.accounts.push(account(AccountKind::Client, CLIENT, &client_secret, &[]));
     provision::apply(&service.app, plan).await.map_err(explained)?;
-    Ok(shown)
+    Ok(Sample { users: shown, till_password, client_secret })
+}
+
+fn account(kind: AccountKind, login: &str, secret: &str, roles: &[&str]) -> AccountPlan {
+    AccountPlan {
+        kind,
+        org: ORG.into(),
+        login: login.into(),
+        email: (kind == AccountKind::User).then(|| format!("{login}@example.com")),
+        secret: Secret::Plain(secret.to_owned()),
+        roles: roles.iter().map(ToString::to_string).collect(),
+        token_ttl_seconds: None,
+        disabled: false,
+    }
+}
+
+/// Gets a token and uploads with it, as a back office would. Gives the key of the bytes.
+async fn upload_file(router: &Router, sample: &Sample) -> Result<String, Box<dyn std::error::Error>> {
+    let credentials = serde_json::json!({ "key": CLIENT, "secret": sample.client_secret }).to_string();
+    let (_, answer) = send(router, Request::post("/v3/oauth/token/generate").body(Body::from(credentials))?).await?;
+    let token = answer["data"]["accessToken"].as_str().ok_or_else(|| format!("there is no token: {answer}"))?;
+    let request = Request::post("/api_gateway/file-service/rewards/astronaut.jpg")
+        .header("x-cap-api-oauth-token", token)
+        .body(Body::from(PHOTOGRAPH))?;
+    let (_, answer) = send(router, request).await?;
+    let key = answer["file"]["s3_token"].as_str().ok_or_else(|| format!("the upload was refused: {answer}"))?;
+    Ok(key.to_owned())
 }
 
 /// Logs in and uploads as a client would, through every layer but the socket.
@@ -141,5 +180,20 @@ fn explain(url: &str, demo: &DemoPage, image: &str) {
     println!(
         "    curl -w '\\n' -b $jar -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
     );
-    println!("\nStop it with Ctrl-C.");
+}
+
+fn explain_files(url: &str, sample: &Sample) {
+    let Sample { till_password, client_secret, .. } = sample;
+    println!("\nThe file service, as the till {TILL} (password {till_password}), whose password is sent as its MD5:\n");
+    println!("    md5=$(printf %s {till_password} | md5sum | cut -d' ' -f1)");
+    println!("    answer=$(curl -s -u {TILL}:$md5 --data-binary @photo.jpg {url}/api_gateway/file-service/rewards/photo.jpg)");
+    println!("    echo \"$answer\"");
+    println!("    curl -o again.jpg \"$(echo \"$answer\" | sed 's/.*secureFilePath\":\"//; s/\".*//')\"");
+    println!("    curl -w '\\n' -u {TILL}:$md5 {url}/api_gateway/file-service/rewards/photo.jpg/versions");
+    println!("\nOr with a token for the client {CLIENT}:\n");
+    println!(
+        "    token=$(curl -s {url}/v3/oauth/token/generate -d '{{\"key\":\"{CLIENT}\",\"secret\":\"{client_secret}\"}}' | \
+         sed 's/.*accessToken\":\"//; s/\".*//')"
+    );
+    println!("    curl -w '\\n' -H \"X-CAP-API-OAUTH-TOKEN: $token\" {url}/api_gateway/file-service/rewards/astronaut.jpg");
 }

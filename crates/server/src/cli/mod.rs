@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod keys;
 mod plan;
 mod provision;
 mod render_worker;
@@ -54,11 +55,18 @@ enum Command {
         #[command(flatten)]
         flags: SettingFlags,
     },
-    /// Remove blobs without a row, staging files of a crash and ended sessions, as the service does by itself every hour
+    /// Remove deleted versions past their undo window, blobs without a row, staging files and ended sessions, as the service does by itself every hour
     Sweep {
         /// Only say what would be removed, and why
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// List, show or replace the keys that sign tokens and links. Works while the service runs
+    Keys {
+        #[command(subcommand)]
+        action: keys::Action,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -120,6 +128,7 @@ pub fn run() -> ExitCode {
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
         Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
+        Command::Keys { action, flags } => with_settings(flags, async move |settings| keys::run(settings, action).await),
         Command::Sweep { dry_run, flags } => with_settings(flags, async move |settings| sweep::run(settings, dry_run).await),
     }
 }

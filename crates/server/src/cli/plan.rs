@@ -1,8 +1,12 @@
 //! The TOML form of a provisioning plan.
 
-use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
-use imagewell_core::provision::{AccountPlan, Plan, Role};
+use imagewell_core::keys::TOKEN_TTL_MAX;
+use imagewell_core::model::{AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId};
+use imagewell_core::provision::{AccountPlan, NamespacePlan, Plan, Role, Secret};
+use imagewell_imaging::Format;
 use serde::Deserialize;
+
+use crate::config::{Value as _, Zone};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +63,9 @@ struct TillEntry {
     password: Option<String>,
     password_file: Option<String>,
     password_env: Option<String>,
+    password_md5: Option<String>,
+    password_md5_file: Option<String>,
+    password_md5_env: Option<String>,
     #[serde(default)]
     roles: Vec<String>,
     #[serde(default)]
@@ -85,6 +92,12 @@ struct ClientEntry {
 struct NamespaceEntry {
     org: String,
     name: String,
+    bytes_max: Option<u64>,
+    #[serde(default)]
+    formats: Vec<String>,
+    #[serde(default)]
+    verbatim: bool,
+    time_zone: Option<String>,
 }
 
 /// A secret that stands in the file, in another file or in a variable.
@@ -123,20 +136,72 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
         plan.accounts.push(AccountPlan { email: user.email, ..account });
     }
     for till in file.tills {
-        let secret =
-            SecretSource { name: "password", value: till.password, file: till.password_file, variable: till.password_env };
-        plan.accounts.push(account(AccountKind::Till, till.org, till.id, secret, till.roles, till.disabled, &mut faults));
+        let account = self::till(till, &mut faults);
+        plan.accounts.push(account);
     }
     for client in file.clients {
         let secret = SecretSource { name: "secret", value: client.secret, file: client.secret_file, variable: client.secret_env };
         let account = account(AccountKind::Client, client.org, client.key, secret, client.roles, client.disabled, &mut faults);
+        if client.token_ttl_seconds.is_some_and(|seconds| !(1..=TOKEN_TTL_MAX.as_secs().cast_signed()).contains(&seconds)) {
+            faults.push(format!("client {}: token_ttl_seconds is 1 to {}", account.login, TOKEN_TTL_MAX.as_secs()));
+        }
         plan.accounts.push(AccountPlan { token_ttl_seconds: client.token_ttl_seconds, ..account });
     }
     for namespace in file.namespaces {
-        check_name(&format!("namespace {}/{}", namespace.org, namespace.name), &namespace.name, &mut faults);
-        plan.namespaces.push((namespace.org, namespace.name));
+        plan.namespaces.extend(self::namespace(namespace, &mut faults));
     }
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
+}
+
+fn till(till: TillEntry, faults: &mut Vec<String>) -> AccountPlan {
+    let plain = SecretSource { name: "password", value: till.password, file: till.password_file, variable: till.password_env };
+    let md5 = SecretSource {
+        name: "password_md5",
+        value: till.password_md5,
+        file: till.password_md5_file,
+        variable: till.password_md5_env,
+    };
+    // Basic credentials end the user's name at the first colon (RFC 7617 §2).
+    if till.id.contains(':') {
+        faults.push(format!("till {}/{}: an id holds no colon", till.org, till.id));
+    }
+    let is_md5 = !md5.is_absent() && plain.is_absent();
+    if !md5.is_absent() && !plain.is_absent() {
+        faults.push(format!("till {}/{}: give password or password_md5, not both", till.org, till.id));
+    }
+    let source = if is_md5 { md5 } else { plain };
+    let mut account = account(AccountKind::Till, till.org, till.id, source, till.roles, till.disabled, faults);
+    if is_md5 && let Secret::Plain(digits) = account.secret {
+        if digits.len() != 32 || !digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            faults.push(format!("till {}: password_md5 has 32 lower-case hexadecimal digits", account.login));
+        }
+        account.secret = Secret::Md5(digits);
+    }
+    account
+}
+
+fn namespace(entry: NamespaceEntry, faults: &mut Vec<String>) -> Option<NamespacePlan> {
+    let label = format!("namespace {}/{}", entry.org, entry.name);
+    let mut formats = Vec::new();
+    for name in &entry.formats {
+        match Format::from_extension(name) {
+            Some(format) => formats.push(format),
+            None => {
+                let known = Format::ALL.map(Format::extension).join(", ");
+                faults.push(format!("{label}: there is no format {name}, but {known}"));
+            }
+        }
+    }
+    if entry.bytes_max == Some(0) {
+        faults.push(format!("{label}: bytes_max is at least 1"));
+    }
+    if let Some(Err(hint)) = entry.time_zone.as_deref().map(Zone::parse) {
+        faults.push(format!("{label}: time_zone: {hint}"));
+    }
+    let namespace = Namespace::parse(&entry.name).map_err(|error| faults.push(format!("{label}: {error}"))).ok()?;
+    let rules =
+        NamespaceRules { namespace, bytes_max: entry.bytes_max, formats, verbatim: entry.verbatim, time_zone: entry.time_zone };
+    Some(NamespacePlan { org: entry.org, rules })
 }
 
 fn account(
@@ -156,7 +221,7 @@ fn account(
         faults.push(fault);
         String::new()
     });
-    AccountPlan { kind, org, login, email: None, secret, roles, token_ttl_seconds: None, disabled }
+    AccountPlan { kind, org, login, email: None, secret: Secret::Plain(secret), roles, token_ttl_seconds: None, disabled }
 }
 
 fn check_name(label: &str, name: &str, faults: &mut Vec<String>) {
@@ -166,6 +231,10 @@ fn check_name(label: &str, name: &str, faults: &mut Vec<String>) {
 }
 
 impl SecretSource {
+    fn is_absent(&self) -> bool {
+        self.value.is_none() && self.file.is_none() && self.variable.is_none()
+    }
+
     fn read(self, label: &str) -> Result<String, String> {
         let name = self.name;
         match (self.value, self.file, self.variable) {
@@ -206,6 +275,30 @@ mod tests {
         "#;
         let faults = parse(text).expect_err("faulty");
         assert_eq!(faults.len(), 5, "{faults:#?}");
+        let text = r#"
+            [[tills]]
+            org = "x"
+            id = "till:01"
+            password = "p"
+            password_md5 = "5f4dcc3b5aa765d61d8327deb882cf99"
+            [[tills]]
+            org = "x"
+            id = "till02"
+            password_md5 = "5F4DCC3B5AA765D61D8327DEB882CF99"
+            [[clients]]
+            org = "x"
+            key = "k"
+            secret = "s"
+            token_ttl_seconds = 3601
+            [[namespaces]]
+            org = "x"
+            name = "variants"
+            formats = ["png", "svg"]
+            bytes_max = 0
+            time_zone = "Mars/Olympus"
+        "#;
+        let faults = parse(text).expect_err("faulty");
+        assert_eq!(faults.len(), 8, "{faults:#?}");
         let unknown = parse("[[users]]\nlogin = 'a'\norg = 'b'\npasword = 'c'").expect_err("faulty");
         assert!(unknown[0].contains("pasword"), "{unknown:?}");
     }

@@ -2,7 +2,7 @@ use std::fs::{File, TryLockError};
 use std::process::ExitCode;
 
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
-use imagewell_core::provision::{self, AccountPlan, Plan};
+use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
 use imagewell_core::storage::make_folder;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,7 +46,7 @@ async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>
         org: "default".into(),
         login: "admin".into(),
         email: None,
-        secret: password.clone(),
+        secret: Secret::Plain(password.clone()),
         roles: vec!["site-admin".into()],
         token_ttl_seconds: None,
         disabled: false,

@@ -17,15 +17,18 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
         Finding::Leftover { path, size_bytes } => {
             println!("{verb} {} ({size_bytes} bytes): a staging file of an upload that was cut off", path.display());
         }
-        Finding::EndedSessions(0) => {}
+        Finding::PastUndo { versions: 0, .. } | Finding::EndedSessions(0) => {}
+        Finding::PastUndo { versions, bytes } => {
+            println!("{verb} {versions} deleted versions ({bytes} bytes): they can't be restored any more");
+        }
         Finding::EndedSessions(count) => println!("{verb} {count} sessions: they have ended"),
         Finding::Progress(blobs) => eprintln!("{blobs} blobs looked at"),
     })
     .await
     .map_err(explained)?;
     println!(
-        "{} blobs looked at; {verb} {} orphans, {} staging files, {} sessions, {} bytes",
-        summary.blobs, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
+        "{} blobs looked at; {verb} {} deleted versions, {} orphans, {} staging files, {} sessions, {} bytes",
+        summary.blobs, summary.versions, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
     );
     service.app.database.close().await;
     Ok(ExitCode::SUCCESS)

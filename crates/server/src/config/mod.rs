@@ -9,8 +9,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use reference::reference;
-pub use settings::{Entry, Settings, TlsSettings};
-pub use value::{LogFormat, Origin, ResourcePolicy};
+pub use settings::{Entry, IdentityProviderSettings, Settings, TlsSettings};
+pub use value::{LogFormat, Origin, ResourcePolicy, Value, WebUrl, Zone};
 
 /// Environment variables of ours start with this.
 const PREFIX: &str = "IMAGEWELL_";
@@ -191,6 +191,29 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.passwords.memory_kib < 8, "passwords.memory_kib: at least 8");
     fault(settings.passwords.passes == 0, "passwords.passes: at least 1");
     fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
+    let link_ttl_max = imagewell_core::keys::LINK_TTL_MAX.as_secs();
+    fault(
+        !(1..=link_ttl_max).contains(&settings.file_service.link_ttl_seconds),
+        "file_service.link_ttl_seconds: from 1 to 604800, as S3 has it",
+    );
+    fault(
+        !(1..=imagewell_core::keys::TOKEN_TTL_MAX.as_secs()).contains(&settings.oauth.token_ttl_seconds),
+        "oauth.token_ttl_seconds: from 1 to 3600",
+    );
+    fault(settings.oauth.issuer.is_empty(), "oauth.issuer: may not be empty");
+    let provider = &settings.identity_provider;
+    fault(
+        !provider.issuer.is_empty() && provider.audience.is_empty(),
+        "identity_provider.audience: needed beside the issuer, or tokens for other services would be accepted",
+    );
+    fault(
+        !provider.issuer.is_empty() && provider.issuer == settings.oauth.issuer,
+        "identity_provider.issuer: must differ from oauth.issuer",
+    );
+    fault(
+        !provider.issuer.is_empty() && provider.jwks_url.is_none() && WebUrl::parse(&provider.issuer).is_err(),
+        "identity_provider.jwks_url: needed where the issuer is no https URL that tells where its keys are",
+    );
     fault(
         tracing_subscriber::EnvFilter::try_new(&settings.service.log).is_err(),
         "log: expected error, warn, info, debug, trace or a filter as in info,imagewell_core=debug",

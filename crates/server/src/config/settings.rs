@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, Value};
+use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, Value, WebUrl, Zone};
 
 /// One setting, as the reference and the loader see it.
 pub struct Entry {
@@ -244,6 +244,8 @@ settings! {
         interval_seconds: u64 = "3600";
         /// Seconds for which a blob without a row is left alone. Longer than any upload takes.
         grace_seconds: u64 = "86400";
+        /// Seconds for which a deleted version can be restored. Its bytes go with the next sweep after that.
+        undo_seconds: u64 = "604800";
     }
 
     /// Serving images.
@@ -252,6 +254,8 @@ settings! {
         private_max_age_seconds: u64 = "0";
         /// Which pages may embed images.
         cross_origin_resource_policy: ResourcePolicy = "same-origin";
+        /// Seconds for which caches may show a public image without asking again: how long a change may go unnoticed there.
+        public_max_age_seconds: u64 = "5";
     }
 
     /// The OpsPortal API.
@@ -268,5 +272,48 @@ settings! {
         serve_upright: bool = "false";
         /// Bytes above which `isMobile=true` gives a rendering that fits 2000×2000 pixels.
         mobile_bytes_min: u64 = "1750000";
+    }
+    /// The file-service API. A namespace may have rules of its own, by provisioning.
+    file_service: FileServiceSettings {
+        /// Bytes at which a file is refused: one byte less is accepted.
+        upload_bytes_max: u64 = "10000000";
+        /// Seconds for which a `secureFilePath` opens. At most 604800.
+        link_ttl_seconds: u64 = "3600";
+        /// Region that links are signed for; it means nothing to the local store, but it is part of the signature.
+        link_region: String = "us-east-1";
+        /// Zone of `last_modified`: an IANA name as in `Asia/Kolkata`, or an offset as in `+05:30`.
+        time_zone: Zone = "UTC";
+        /// Versions listed in one answer.
+        versions_per_answer_max: NonZeroU32 = "1000";
+    }
+
+    /// Access tokens that imagewell gives to OAuth clients.
+    oauth: OauthSettings {
+        /// The `iss` claim of its tokens.
+        issuer: String = "imagewell";
+        /// Seconds for which a token is good, unless the client has a lifetime of its own. At most 3600.
+        token_ttl_seconds: u64 = "300";
+    }
+
+    /// An outside identity provider whose bearer tokens are accepted too. It is off without an issuer.
+    identity_provider: IdentityProviderSettings {
+        /// The `iss` claim of its tokens, as in `https://login.example.com`.
+        issuer: String = "";
+        /// What must stand in the `aud` claim.
+        audience: String = "";
+        /// Where its keys are (RFC 7517). Without one, where `ISSUER/.well-known/openid-configuration` says. https, or http on this machine.
+        jwks_url: Option<WebUrl> = "";
+        /// The claim that holds the org's number or name. Dots lead into nested claims.
+        org_claim: String = "org_id";
+        /// The claim that holds names of roles in that org, as a list or separated by spaces. Dots lead into nested claims.
+        roles_claim: String = "roles";
+        /// Seconds for which its keys are kept. A key that was taken back is trusted no longer than that.
+        jwks_ttl_seconds: u64 = "300";
+        /// Seconds between two looks for a key that is not among those kept.
+        unknown_key_seconds: u64 = "60";
+        /// Seconds to wait for its answer.
+        timeout_seconds: u64 = "5";
+        /// Seconds that its clock and ours may be apart.
+        leeway_seconds: u64 = "60";
     }
 }

@@ -167,6 +167,59 @@ impl Value for IpNet {
     }
 }
 
+/// A URL that is fetched: https, or http on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebUrl(pub String);
+
+impl Value for WebUrl {
+    const KIND: &'static str = "URL";
+    fn parse(text: &str) -> Result<Self, String> {
+        let url = reqwest::Url::parse(text.trim()).map_err(|_| "expected a URL as in https://login.example.com/keys")?;
+        match url.scheme() {
+            "https" => Ok(Self(url.into())),
+            "http" if is_loopback(&url) => Ok(Self(url.into())),
+            _ => Err("expected https, or http on this machine: keys that anybody on the way can change prove nothing".into()),
+        }
+    }
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A time zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone(jiff::tz::TimeZone, String);
+
+impl Zone {
+    /// A moment as `yyyy-MM-dd HH:mm:ss` by the clocks of this zone.
+    #[must_use]
+    pub fn format(&self, moment: imagewell_core::model::Timestamp) -> String {
+        let moment = jiff::Timestamp::from_microsecond(moment.0).unwrap_or_default();
+        moment.to_zoned(self.0.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    }
+}
+
+impl Value for Zone {
+    const KIND: &'static str = "time zone";
+    fn parse(text: &str) -> Result<Self, String> {
+        let offset = jiff::fmt::strtime::parse("%:z", text).ok().and_then(|parsed| parsed.offset());
+        let zone = match offset {
+            Some(offset) => Some(jiff::tz::TimeZone::fixed(offset)),
+            None => jiff::tz::TimeZone::get(text).ok(),
+        };
+        let zone = zone.ok_or("expected an IANA time zone as in Asia/Kolkata, UTC, or an offset as in +05:30")?;
+        Ok(Self(zone, text.to_owned()))
+    }
+    fn show(&self) -> String {
+        self.1.clone()
+    }
+}
+
 /// Defines a setting type whose values are a few words.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)* }) => {
@@ -222,5 +275,38 @@ choice! {
         SameSite = "same-site",
         /// Any page.
         CrossOrigin = "cross-origin",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The moment of the file-service API's sample, which was answered in UTC+05:30.
+    #[test]
+    fn zones_are_names_or_offsets() {
+        let moment = imagewell_core::model::Timestamp(1_715_139_659_000_000);
+        for (zone, expected) in [
+            ("UTC", "2024-05-08 03:40:59"),
+            ("+05:30", "2024-05-08 09:10:59"),
+            ("Asia/Kolkata", "2024-05-08 09:10:59"),
+            ("-08:00", "2024-05-07 19:40:59"),
+            ("Europe/Berlin", "2024-05-08 05:40:59"),
+        ] {
+            assert_eq!(Zone::parse(zone).expect(zone).format(moment), expected, "{zone}");
+        }
+        for zone in ["", "Mars/Olympus", "5:30", "+5", "local"] {
+            assert!(Zone::parse(zone).is_err(), "{zone:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_fetched_over_https_or_on_this_machine() {
+        for url in ["https://login.example.com/keys", "http://127.0.0.1:9/keys", "http://[::1]:9/", "http://localhost/k"] {
+            assert!(WebUrl::parse(url).is_ok(), "{url}");
+        }
+        for url in ["http://login.example.com/keys", "ftp://127.0.0.1/", "keys", "http://127.0.0.1.example.com/"] {
+            assert!(WebUrl::parse(url).is_err(), "{url}");
+        }
     }
 }

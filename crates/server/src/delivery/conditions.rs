@@ -84,6 +84,7 @@ mod tests {
             content_type: "image/png".into(),
             disposition: HeaderValue::from_static("inline"),
             len: 100,
+            audience: crate::delivery::Audience::Members,
         };
         let headers: HeaderMap =
             pairs.iter().map(|(name, value)| (name.parse().expect("name"), value.parse().expect("value"))).collect();

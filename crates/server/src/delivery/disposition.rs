@@ -1,4 +1,5 @@
 use axum::http::HeaderValue;
+use imagewell_core::model::is_bidirectional;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What RFC 8187 lets stand unescaped in an extended value.
@@ -57,11 +58,6 @@ pub fn clean_file_name(name: &str) -> Option<String> {
         clean.pop();
     }
     (!clean.is_empty()).then_some(clean)
-}
-
-/// Characters that reorder what stands around them (UAX #9), with which `gpj.exe` can be shown as `exe.jpg`.
-fn is_bidirectional(character: char) -> bool {
-    matches!(character, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

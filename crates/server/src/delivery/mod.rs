@@ -14,6 +14,7 @@ use imagewell_core::fetch::Body as Content;
 use imagewell_core::model::Version;
 use imagewell_core::{Error, fetch};
 
+use crate::config::ResourcePolicy;
 use crate::serve::Service;
 use conditions::Verdict;
 pub use disposition::{attachment, clean_file_name, inline};
@@ -33,6 +34,19 @@ pub struct Representation {
     pub disposition: HeaderValue,
     /// How many bytes all of it has.
     pub len: u64,
+    /// Who gets to see it.
+    pub audience: Audience,
+}
+
+/// Who gets to see it, which decides what caches and other sites' pages may do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Callers who hold a right.
+    Members,
+    /// Whoever has a link: the address is a secret, and any page may embed what it shows.
+    LinkHolders,
+    /// Anybody.
+    Everybody,
 }
 
 /// The part of a request that decides what is sent.
@@ -52,6 +66,7 @@ pub async fn original(
     asked: &Asked<'_>,
     version: &Version,
     disposition: HeaderValue,
+    audience: Audience,
 ) -> Result<Response, Error> {
     let representation = Representation {
         etag: version.digest.to_string(),
@@ -59,6 +74,7 @@ pub async fn original(
         content_type: version.content_type.clone(),
         disposition,
         len: version.size_bytes,
+        audience,
     };
     answer(service, asked, &representation, async |range| {
         let content = fetch::open(&service.app, version, range).await?;
@@ -103,11 +119,24 @@ where
     }
     set(&mut response, header::ETAG, &format!("\"{}\"", what.etag));
     set(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(what.modified));
-    set(&mut response, header::CACHE_CONTROL, &private_caching(service));
     set(&mut response, header::CONTENT_SECURITY_POLICY, INERT_POLICY);
-    let policy = service.settings.delivery.cross_origin_resource_policy;
-    set(&mut response, header::HeaderName::from_static("cross-origin-resource-policy"), policy.as_str());
+    address(service, &mut response, what.audience);
     Ok(response)
+}
+
+/// The headers that depend on who gets to see it.
+fn address(service: &Service, response: &mut Response, audience: Audience) {
+    let delivery = &service.settings.delivery;
+    let (caching, policy) = match audience {
+        Audience::Members => (private_caching(service), delivery.cross_origin_resource_policy),
+        Audience::LinkHolders => (private_caching(service), ResourcePolicy::CrossOrigin),
+        Audience::Everybody => (format!("public, max-age={}", delivery.public_max_age_seconds), ResourcePolicy::CrossOrigin),
+    };
+    set(response, header::CACHE_CONTROL, &caching);
+    set(response, header::HeaderName::from_static("cross-origin-resource-policy"), policy.as_str());
+    if audience == Audience::LinkHolders {
+        set(response, header::REFERRER_POLICY, "no-referrer");
+    }
 }
 
 async fn body<O>(asked: &Asked<'_>, status: StatusCode, len: u64, range: Option<Range<u64>>, open: O) -> Result<Response, Error>

@@ -3,12 +3,14 @@
 use std::fmt;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use imagewell_core::model::BlobKey;
 use maud::{DOCTYPE, Markup, html};
 
 use crate::api::problem::Problem;
 use crate::auth::session::Session;
+use crate::links;
 use crate::router;
 use crate::serve::Service;
 
@@ -28,6 +30,8 @@ pub struct DemoPage {
     pub accounts: Vec<(&'static str, String, &'static str)>,
     /// Paths of the sample images.
     pub images: Vec<String>,
+    /// Sample files of the file service, shown by links.
+    pub files: Vec<BlobKey>,
     /// For the uploads of the page.
     pub app_key: &'static str,
     /// For the uploads of the page.
@@ -110,11 +114,14 @@ pub async fn home(State(service): State<Service>, headers: HeaderMap) -> Respons
 }
 
 /// The demo: upload an image and see it.
-pub async fn demo(State(service): State<Service>, headers: HeaderMap) -> Response {
+pub async fn demo(State(service): State<Service>, uri: Uri, headers: HeaderMap) -> Response {
     let session = Session::read(&headers, &service).await;
     let (Ok(actor), Some(demo)) = (session.and_then(|session| session.actor()), &service.demo) else {
         return Redirect::to("/site/login").into_response();
     };
+    let base = links::base_url(&service, &uri, &headers);
+    let link = |blob| links::presign(&service.app, &service.settings, &base, blob).ok();
+    let linked: Vec<(String, &BlobKey)> = demo.files.iter().filter_map(|blob| Some((link(blob)?, blob))).collect();
     page(
         "Demo",
         Some("/assets/demo.js"),
@@ -128,6 +135,9 @@ pub async fn demo(State(service): State<Service>, headers: HeaderMap) -> Respons
             }
             section.gallery #gallery {
                 @for path in &demo.images { figure { img src=(path) alt="Uploaded by the demo"; figcaption { code { (path) } } } }
+                @for (link, blob) in &linked {
+                    figure { img src=(link) alt="A file of the demo's till"; figcaption { a href=(link) { code { (blob.as_str()) } } } }
+                }
             }
         },
     )

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use imagewell_core::Error;
 use imagewell_core::model::Namespace;
 use imagewell_core::spool::Content;
-use imagewell_core::upload::{self, Accept};
+use imagewell_core::upload::{self, Accept, Target};
 use struson::reader::{JsonReader as _, JsonStreamReader, ValueType};
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ use super::error::{Refusal, Result};
 use super::parameters::Parameters;
 use super::upload::OVERHEAD_BYTES_MAX;
 use super::wire::{ErrorEnvelope, Uploaded};
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::multipart::Multipart;
 use crate::serve::Service;
 
@@ -78,7 +78,7 @@ async fn receive(
     if caller.csrf_passed() {
         caller.uploader(parameters)?;
     }
-    super::upload::refuse_by_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
+    intake::check_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let found = match kind.as_str() {
@@ -99,10 +99,8 @@ async fn receive(
     let uploading = parameters.for_upload()?;
     let request = upload::Request {
         actor,
-        namespace: Namespace::OpsportalImages,
-        app_key: uploading.app_key,
-        permission: uploading.permission,
-        id: uploading.uuid,
+        namespace: Namespace::OPSPORTAL_IMAGES,
+        target: Target::Application { app_key: uploading.app_key, permission: uploading.permission, id: uploading.uuid },
         bytes_max,
         accept: Accept::Images,
     };

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use super::caller::reader;
 use super::error::{Refusal, Result};
 use super::wire::ErrorEnvelope;
-use crate::delivery::{self, Asked, Representation};
+use crate::delivery::{self, Asked, Audience, Representation};
 use crate::serve::Service;
 
 /// What `isMobile` renders to.
@@ -39,14 +39,14 @@ pub(super) type ReadPath = StdResult<Path<(String, String)>, PathRejection>;
     responses((status = 200, description = "The bytes", content_type = "image/*"), (status = 206), (status = 304),
         (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
 pub async fn image(State(service): State<Service>, path: ReadPath, method: Method, headers: HeaderMap) -> Result<Response> {
-    let image = find(&service, path, &headers, Namespace::OpsportalImages).await?;
+    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
     let asked = Asked { method: &method, headers: &headers };
     if service.settings.opsportal.serve_upright && carries_metadata(&image) {
         return Ok(rendered(&service, &asked, &image, Fit::Original).await?);
     }
-    let version = &image.latest;
+    let version = &image.version;
     let disposition = delivery::inline(&format!("{}.{}", image.id, extension(&image)));
-    Ok(delivery::original(&service, &asked, version, disposition).await?)
+    Ok(delivery::original(&service, &asked, version, disposition, Audience::Members).await?)
 }
 
 /// Read a file
@@ -57,10 +57,10 @@ pub async fn image(State(service): State<Service>, path: ReadPath, method: Metho
     responses((status = 200, description = "The bytes", content_type = "application/octet-stream"), (status = 206), (status = 304),
         (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
 pub async fn file(State(service): State<Service>, path: ReadPath, method: Method, headers: HeaderMap) -> Result<Response> {
-    let image = find(&service, path, &headers, Namespace::OpsportalFiles).await?;
-    let name = image.latest.file_name.clone().unwrap_or_else(|| format!("{}.bin", image.id));
+    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_FILES).await?;
+    let name = image.version.file_name.clone().unwrap_or_else(|| format!("{}.bin", image.id));
     let asked = Asked { method: &method, headers: &headers };
-    Ok(delivery::original(&service, &asked, &image.latest, delivery::attachment(&name)).await?)
+    Ok(delivery::original(&service, &asked, &image.version, delivery::attachment(&name), Audience::Members).await?)
 }
 
 /// What may be asked of the base64 form.
@@ -84,9 +84,9 @@ pub async fn image_base64(
     Query(query): Query<Base64Query>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let image = find(&service, path, &headers, Namespace::OpsportalImages).await?;
+    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
     let settings = &service.settings.opsportal;
-    let wants_mobile = query.is_mobile.as_deref() == Some("true") && image.latest.size_bytes > settings.mobile_bytes_min;
+    let wants_mobile = query.is_mobile.as_deref() == Some("true") && image.version.size_bytes > settings.mobile_bytes_min;
     if wants_mobile {
         match variant::open_or_render(&service.app, &image, MOBILE).await {
             Ok(variant) => return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes))),
@@ -99,11 +99,11 @@ pub async fn image_base64(
         let variant = variant::open_or_render(&service.app, &image, Fit::Original).await?;
         return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes)));
     }
-    let content = fetch::open(&service.app, &image.latest, None).await?;
-    Ok(enveloped(image.latest.size_bytes, content))
+    let content = fetch::open(&service.app, &image.version, None).await?;
+    Ok(enveloped(image.version.size_bytes, content))
 }
 
-async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace: Namespace) -> Result<std::sync::Arc<Image>> {
+async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace: &Namespace) -> Result<std::sync::Arc<Image>> {
     let actor = reader(service, headers).await?;
     let Ok(Path((app_key, uuid))) = path else { return Err(Refusal::no_such_route()) };
     let id = ImageId::parse(&uuid).map_err(|_| Refusal::no_such_route())?;
@@ -118,22 +118,23 @@ async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace:
 }
 
 fn extension(image: &Image) -> &'static str {
-    image.latest.facts.map_or("bin", |facts| facts.format.extension())
+    image.version.facts.map_or("bin", |facts| facts.format.extension())
 }
 
 /// Formats that can hold EXIF or XMP. GIF, BMP and ICO are served as they are.
 fn carries_metadata(image: &Image) -> bool {
-    !matches!(image.latest.facts.map(|facts| facts.format), Some(Format::Gif | Format::Bmp | Format::Ico))
+    !matches!(image.version.facts.map(|facts| facts.format), Some(Format::Gif | Format::Bmp | Format::Ico))
 }
 
 async fn rendered(service: &Service, asked: &Asked<'_>, image: &Image, fit: Fit) -> StdResult<Response, Error> {
     let variant = variant::open_or_render(&service.app, image, fit).await?;
     let representation = Representation {
-        etag: format!("{}-{fit}", image.latest.digest),
-        modified: image.latest.created.to_system_time(),
+        etag: format!("{}-{fit}", image.version.digest),
+        modified: image.version.created.to_system_time(),
         content_type: variant.format.media_type().to_owned(),
         disposition: delivery::inline(&format!("{}.{}", image.id, variant.format.extension())),
         len: variant.bytes.len() as u64,
+        audience: Audience::Members,
     };
     delivery::answer(service, asked, &representation, async |range| {
         Ok(Body::from(match range {

@@ -3,16 +3,16 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use imagewell_core::model::Namespace;
-use imagewell_core::upload::{self, Accept, Received};
+use imagewell_core::upload::{self, Accept, Received, Target};
 
 use super::caller::Caller;
 use super::error::{Refusal, Result};
 use super::parameters::{Parameters, UploadParameters};
 use super::wire::{ErrorEnvelope, Uploaded};
 use crate::delivery::clean_file_name;
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::multipart::Multipart;
 use crate::serve::Service;
 
@@ -173,16 +173,14 @@ async fn admit(
     name: Option<String>,
 ) -> Result<upload::Admitted> {
     let bytes_max = kind.bytes_max(service);
-    refuse_by_declared_length(headers, bytes_max, OVERHEAD_BYTES_MAX)?;
+    intake::check_declared_length(headers, bytes_max, OVERHEAD_BYTES_MAX)?;
     let request = upload::Request {
         actor: caller.uploader(parameters)?,
         namespace: match kind {
-            Kind::Image => Namespace::OpsportalImages,
-            Kind::File => Namespace::OpsportalFiles,
+            Kind::Image => Namespace::OPSPORTAL_IMAGES,
+            Kind::File => Namespace::OPSPORTAL_FILES,
         },
-        app_key: uploading.app_key,
-        permission: uploading.permission,
-        id: uploading.uuid,
+        target: Target::Application { app_key: uploading.app_key, permission: uploading.permission, id: uploading.uuid },
         bytes_max,
         accept: match kind {
             Kind::Image => Accept::Images,
@@ -190,13 +188,4 @@ async fn admit(
         },
     };
     Ok(upload::admit(&service.app, request).await?)
-}
-
-/// A declared length that can't be kept within the limit is refused before the file is read.
-pub(super) fn refuse_by_declared_length(headers: &HeaderMap, bytes_max: u64, overhead: u64) -> Result<()> {
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|declared| declared >= bytes_max.saturating_add(overhead)) {
-        return Err(imagewell_core::Error::TooLarge { bytes_max }.into());
-    }
-    Ok(())
 }

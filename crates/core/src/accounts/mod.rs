@@ -1,4 +1,8 @@
-//! Logging in, staying logged in, logging out.
+//! Logging in, staying logged in, logging out; machines that prove themselves with every request stand in [`machines`].
+
+mod machines;
+
+pub use machines::OutsideCaller;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -11,9 +15,10 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 
 use crate::Error;
+use crate::db::accounts::Account;
 use crate::db::sessions::Session;
 use crate::db::{self, Database};
-use crate::model::{Actor, SessionToken, SessionTokenHash, Timestamp};
+use crate::model::{AccountKind, Actor, SessionToken, SessionTokenHash, Timestamp};
 use crate::passwords::{PASSWORD_BYTES_MAX, Passwords};
 
 /// Sessions held in memory; each is a few hundred bytes.
@@ -53,25 +58,29 @@ pub struct Accounts {
     by_account: DefaultKeyedRateLimiter<String>,
     by_address: DefaultKeyedRateLimiter<IpAddr>,
     sessions: Cache<SessionTokenHash, Arc<LiveSession>>,
+    machines: machines::Cached,
     generation: AtomicI64,
 }
 
 impl Accounts {
     /// Over a database and a password hasher.
-    #[must_use]
-    pub fn new(database: Database, passwords: Passwords, limits: SessionLimits) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the operating system gives no randomness.
+    pub fn new(database: Database, passwords: Passwords, limits: SessionLimits) -> Result<Self, Error> {
         let quota = |attempts: NonZeroU32| {
             Quota::with_period(limits.window / attempts.get()).unwrap_or(Quota::per_second(attempts)).allow_burst(attempts)
         };
-        Self {
+        Ok(Self {
             database,
             passwords,
             limits,
             by_account: RateLimiter::keyed(quota(limits.attempts_per_account_max)),
             by_address: RateLimiter::keyed(quota(limits.attempts_per_address_max)),
             sessions: Cache::new(SESSIONS_CACHED_MAX),
+            machines: machines::Cached::new()?,
             generation: AtomicI64::new(-1),
-        }
+        })
     }
 
     /// Checks name and password and starts a session. `login` is a login or an e-mail address, or `org/login` where several
@@ -86,33 +95,32 @@ impl Accounts {
         address: IpAddr,
         previous: Option<&SessionToken>,
     ) -> Result<(SessionToken, Arc<Actor>), Error> {
-        self.count_attempt(login, address)?;
-        let account = match login.split_once('/') {
-            Some((org, login)) => db::accounts::login_candidates(&self.database, login, Some(org)).await?,
-            None => db::accounts::login_candidates(&self.database, login, None).await?,
-        };
-        let account = match account.as_slice() {
-            [account] if !account.disabled => Some(account),
-            [_, _, ..] => {
-                tracing::warn!(target: "audit", login, "several orgs know this login: it must be given as org/login");
-                None
-            }
-            _ => None,
-        };
-        let hash = account.map(|account| account.secret_hash.clone());
-        let fits = password.len() <= PASSWORD_BYTES_MAX;
-        let password = if fits { password.to_owned() } else { String::new() };
-        let verified = self.passwords.verify(password, hash).await? && fits;
-        let Some(account) = account.filter(|_| verified) else {
-            tracing::warn!(target: "audit", login, %address, "login refused");
-            metrics::counter!("imagewell_logins_total", "outcome" => "refused").increment(1);
-            return Err(Error::WrongCredentials);
-        };
+        let account = self.verify(AccountKind::User, login, password, address).await?;
         let actor = db::accounts::actor(&self.database, account.id).await?.ok_or(Error::WrongCredentials)?;
         let token = self.start_session(&actor, previous).await?;
         tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %address, "logged in");
         metrics::counter!("imagewell_logins_total", "outcome" => "accepted").increment(1);
         Ok((token, Arc::new(actor)))
+    }
+
+    /// Whose login and secret these are. Unknown ones cost the same hash.
+    async fn verify(&self, kind: AccountKind, login: &str, secret: &str, address: IpAddr) -> Result<Account, Error> {
+        self.count_attempt(login, address)?;
+        let mut found = db::accounts::login_candidates(&self.database, kind, login).await?;
+        if found.len() > 1 {
+            tracing::warn!(target: "audit", login, "several orgs know this login: it must be given as org/login");
+            found.clear();
+        }
+        let account = found.pop().filter(|account| !account.disabled);
+        let hash = account.as_ref().map(|account| account.secret_hash.clone());
+        let fits = secret.len() <= PASSWORD_BYTES_MAX;
+        let secret = if fits { secret.to_owned() } else { String::new() };
+        let verified = self.passwords.verify(secret, hash).await? && fits;
+        account.filter(|_| verified).ok_or_else(|| {
+            tracing::warn!(target: "audit", kind = kind.as_str(), login, %address, "login refused");
+            metrics::counter!("imagewell_logins_total", "outcome" => "refused").increment(1);
+            Error::WrongCredentials
+        })
     }
 
     fn count_attempt(&self, login: &str, address: IpAddr) -> Result<(), Error> {
@@ -176,7 +184,7 @@ impl Accounts {
     }
 
     async fn load(&self, hash: SessionTokenHash) -> Result<Option<Arc<LiveSession>>, Error> {
-        let generation = self.generation.load(Ordering::SeqCst);
+        let generation = self.generation();
         let Some(session) = db::sessions::find(&self.database, hash).await? else { return Ok(None) };
         let Some(actor) = db::accounts::actor(&self.database, session.account).await? else { return Ok(None) };
         let live = Arc::new(LiveSession {
@@ -185,7 +193,7 @@ impl Accounts {
             expires: session.expires,
         });
         self.sessions.insert(hash, Arc::clone(&live));
-        if self.generation.load(Ordering::SeqCst) != generation {
+        if self.generation() != generation {
             // Rights changed while they were being read: the next use reads them again.
             self.sessions.remove(&hash);
         }
@@ -229,16 +237,27 @@ impl Accounts {
         Ok(ended)
     }
 
-    /// Forgets cached rights when another process changed any. Called every second by the background task.
+    /// Forgets cached rights when another process changed any, and says whether. Called every second by the background task.
     ///
     /// # Errors
     /// [`Error::Internal`] when the database can't be read; nothing cached is trusted then.
-    pub async fn refresh_rights(&self) -> Result<(), Error> {
-        let current = db::accounts::generation(&self.database).await.inspect_err(|_| self.sessions.clear())?;
-        if self.generation.swap(current, Ordering::SeqCst) != current {
-            self.sessions.clear();
+    pub async fn refresh_rights(&self) -> Result<bool, Error> {
+        let current = db::accounts::generation(&self.database).await.inspect_err(|_| self.forget_rights())?;
+        let changed = self.generation.swap(current, Ordering::SeqCst) != current;
+        if changed {
+            self.forget_rights();
         }
-        Ok(())
+        Ok(changed)
+    }
+
+    /// Counts the changes of rights and rules that this process knows of: what was read between two different values may be old.
+    pub(crate) fn generation(&self) -> i64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    fn forget_rights(&self) {
+        self.sessions.clear();
+        self.machines.clear();
     }
 
     /// Drops what the attempt counters no longer need.

@@ -1,0 +1,151 @@
+//! Callers that prove themselves with every request: tills and clients with a secret, bearers of a token. A modern hash is slow
+//! on purpose, so a proof that was found right is remembered for as long as nobody's rights change.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use quick_cache::sync::Cache;
+use sha2::Sha256;
+
+use super::Accounts;
+use crate::model::{AccountId, AccountKind, Actor, OrgId};
+use crate::{Error, db};
+
+/// Proofs and callers held in memory; each is a few hundred bytes.
+const CACHED_MAX: usize = 10_000;
+
+/// Somebody whom an outside identity provider vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OutsideCaller {
+    /// Number or name of the org.
+    pub org: String,
+    /// Who vouches.
+    pub issuer: String,
+    /// Whom the issuer means.
+    pub subject: String,
+    /// Names of roles in that org.
+    pub roles: Vec<String>,
+}
+
+/// What was found right, by a keyed hash of the proof: memory holds no secret.
+#[derive(Debug)]
+pub(super) struct Cached {
+    key: [u8; 32],
+    proofs: Cache<[u8; 32], Arc<Actor>>,
+    accounts: Cache<AccountId, Arc<Actor>>,
+    outside: Cache<OutsideCaller, Arc<Actor>>,
+}
+
+impl Cached {
+    pub(super) fn new() -> Result<Self, Error> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| Error::internal("random bytes", &error))?;
+        Ok(Self { key, proofs: Cache::new(CACHED_MAX), accounts: Cache::new(CACHED_MAX), outside: Cache::new(CACHED_MAX) })
+    }
+
+    pub(super) fn clear(&self) {
+        self.proofs.clear();
+        self.accounts.clear();
+        self.outside.clear();
+    }
+
+    fn fingerprint(&self, kind: AccountKind, login: &str, secret: &str) -> [u8; 32] {
+        let mut mac = <Hmac<Sha256>>::new_from_slice(&self.key).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
+        for part in [kind.as_str(), login, secret] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl Accounts {
+    /// The caller whose login and secret these are. `login` may name its org, as in `org/till01`. Many requests at once with one
+    /// proof are one attempt.
+    ///
+    /// # Errors
+    /// [`Error::WrongCredentials`], [`Error::TooMany`], [`Error::Busy`].
+    pub async fn prove(&self, kind: AccountKind, login: &str, secret: &str, address: IpAddr) -> Result<Arc<Actor>, Error> {
+        let fingerprint = self.machines.fingerprint(kind, login, secret);
+        let generation = self.generation();
+        let actor = self
+            .machines
+            .proofs
+            .get_or_insert_async(&fingerprint, async {
+                let account = self.verify(kind, login, secret, address).await?;
+                let actor = db::accounts::actor(&self.database, account.id).await?.ok_or(Error::WrongCredentials)?;
+                tracing::info!(target: "audit", kind = kind.as_str(), login = actor.login, org = actor.org.0, %address, "proved itself");
+                metrics::counter!("imagewell_logins_total", "outcome" => "accepted").increment(1);
+                Ok::<_, Error>(Arc::new(actor))
+            })
+            .await?;
+        if self.generation() != generation {
+            // Rights changed while they were being read: the next use reads them again.
+            self.machines.proofs.remove(&fingerprint);
+        }
+        Ok(actor)
+    }
+
+    /// For how long a client's tokens are to live, where that is decided for it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database can't be read.
+    pub async fn token_ttl_seconds(&self, actor: &Actor) -> Result<Option<u64>, Error> {
+        let seconds = db::accounts::token_ttl_seconds(&self.database, actor.account).await?;
+        Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()))
+    }
+
+    /// The caller that an account is, with its present rights; none when it is gone or disabled.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database can't be read.
+    pub async fn actor(&self, account: AccountId) -> Result<Option<Arc<Actor>>, Error> {
+        if let Some(actor) = self.machines.accounts.get(&account) {
+            return Ok(Some(actor));
+        }
+        let generation = self.generation();
+        let Some(actor) = db::accounts::actor(&self.database, account).await?.map(Arc::new) else { return Ok(None) };
+        self.machines.accounts.insert(account, Arc::clone(&actor));
+        if self.generation() != generation {
+            self.machines.accounts.remove(&account);
+        }
+        Ok(Some(actor))
+    }
+
+    /// The caller that an outside identity provider vouches for: with the rights of the named roles of its org. At its first
+    /// request an account is made for it, so that what it stores has an owner.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] when there is no such org, or the account was disabled.
+    pub async fn outside(&self, caller: OutsideCaller) -> Result<Arc<Actor>, Error> {
+        if let Some(actor) = self.machines.outside.get(&caller) {
+            return Ok(actor);
+        }
+        let generation = self.generation();
+        let org = db::accounts::find_org(&self.database, &caller.org).await?.ok_or(Error::Forbidden)?;
+        let account = self.outside_account(org, &caller).await?;
+        let actions = db::accounts::actions_of_roles(&self.database, org, &caller.roles).await?;
+        let actor = Arc::new(Actor { org, account, login: caller.subject.clone(), actions });
+        self.machines.outside.insert(caller.clone(), Arc::clone(&actor));
+        if self.generation() != generation {
+            self.machines.outside.remove(&caller);
+        }
+        Ok(actor)
+    }
+
+    async fn outside_account(&self, org: OrgId, caller: &OutsideCaller) -> Result<AccountId, Error> {
+        let key = format!("{} {}", caller.issuer, caller.subject);
+        if let Some(account) = db::accounts::find_outside_account(&self.database, org, &key).await? {
+            return Ok(account);
+        }
+        let (row_key, login) = (key.clone(), caller.subject.clone());
+        self.database
+            .write(move |connection| {
+                Box::pin(async move { db::accounts::insert_outside_account(connection, org, &row_key, &login).await })
+            })
+            .await?;
+        tracing::info!(target: "audit", login = caller.subject, org = org.0, issuer = caller.issuer, "first request of an outside caller");
+        db::accounts::find_outside_account(&self.database, org, &key).await?.ok_or(Error::Forbidden)
+    }
+}

@@ -1,0 +1,235 @@
+//! Named files: versions under one name, and their deletion.
+//!
+//! Every change begins with a statement that takes hold of the image's row, so that changes of one name follow one another on
+//! any database.
+
+use super::images::{Row, insert_version, select_image};
+use super::{Connection, Database, read_failed, statements, write_failed};
+use crate::Error;
+use crate::model::{AccountId, Acl, BlobKey, FileName, Image, ImageId, Namespace, OrgId, State, Timestamp};
+
+statements! {
+    NEXT_NUMBER = "INSERT INTO images (id, org_id, owner_id, namespace, name, permission, acl, state, latest_version, last_number, \
+        created_us) VALUES ($1, $2, $3, $4, $5, $6, 'private', $7, 1, 1, $8) \
+        ON CONFLICT (org_id, namespace, name) DO UPDATE SET last_number = images.last_number + 1, \
+        latest_version = images.last_number + 1, state = excluded.state \
+        RETURNING id, owner_id, acl, last_number, created_us";
+    FIND = select_image!("WHERE i.org_id = $1 AND i.namespace = $2 AND i.name = $3 AND v.number = i.latest_version \
+        AND v.deleted_us IS NULL");
+    FIND_VERSION = select_image!("WHERE i.org_id = $1 AND i.namespace = $2 AND i.name = $3 AND v.number = $4 \
+        AND v.deleted_us IS NULL");
+    VERSIONS = select_image!("WHERE i.org_id = $1 AND i.namespace = $2 AND i.name = $3 AND v.number < $4 \
+        AND v.deleted_us IS NULL ORDER BY v.number DESC LIMIT $5");
+    HOLD = "UPDATE images SET last_number = last_number WHERE org_id = $1 AND namespace = $2 AND name = $3 RETURNING id";
+    SET_ACL = "UPDATE images SET acl = $4 WHERE org_id = $1 AND namespace = $2 AND name = $3 AND latest_version > 0 RETURNING id";
+    DELETE_ALL = "UPDATE versions SET deleted_us = $2 WHERE image_id = $1 AND deleted_us IS NULL";
+    DELETE_ONE = "UPDATE versions SET deleted_us = $2 WHERE image_id = $1 AND number = $3 AND deleted_us IS NULL";
+    LAST_DELETION = "SELECT MAX(deleted_us) FROM versions WHERE image_id = $1 AND deleted_us > $2";
+    RESTORE_ALL = "UPDATE versions SET deleted_us = NULL WHERE image_id = $1 AND deleted_us = $2";
+    RESTORE_ONE = "UPDATE versions SET deleted_us = NULL WHERE image_id = $1 AND number = $3 AND deleted_us > $2";
+    NEWEST = "SELECT number, size_bytes FROM versions WHERE image_id = $1 AND deleted_us IS NULL ORDER BY number DESC LIMIT 1";
+    SET_NEWEST = "UPDATE images SET latest_version = $2, state = $3 WHERE id = $1";
+    PAST_UNDO = "SELECT image_id, number, blob_key, size_bytes FROM versions WHERE deleted_us <= $1 ORDER BY deleted_us LIMIT $2";
+    COUNT_PAST_UNDO = "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM versions WHERE deleted_us <= $1";
+    FORGET = "DELETE FROM versions WHERE image_id = $1 AND number = $2 AND deleted_us <= $3";
+}
+
+/// What names a file inside the service.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    pub(crate) org: OrgId,
+    pub(crate) namespace: Namespace,
+    pub(crate) name: FileName,
+}
+
+/// A version that can't come back any more.
+#[derive(Debug)]
+pub(crate) struct PastUndo {
+    image: String,
+    number: i64,
+    pub(crate) blob: BlobKey,
+    pub(crate) size_bytes: u64,
+}
+
+/// Gives the image's version the next number of its name and adds it. The first one of a name makes the name.
+pub(crate) async fn add_version(connection: &mut Connection, mut image: Image) -> Result<Image, Error> {
+    let (id, owner, acl, number, created): (String, String, String, i64, i64) = sqlx::query_as(NEXT_NUMBER)
+        .bind(image.id.to_string())
+        .bind(image.org.0)
+        .bind(image.owner.0.to_string())
+        .bind(image.namespace.as_str().to_owned())
+        .bind(image.name.as_ref().map(|name| name.as_str().to_owned()))
+        .bind(image.permission.as_str().to_owned())
+        .bind(image.state.as_str())
+        .bind(image.created.0)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    image.id = ImageId::parse(&id)?;
+    image.owner = AccountId(owner.parse().map_err(|error| Error::internal("reading an owner", &error))?);
+    image.acl = Acl::from_stored(&acl).ok_or_else(|| Error::Internal { detail: format!("image {id} has the acl {acl}") })?;
+    image.created = Timestamp(created);
+    image.version.number =
+        u32::try_from(number).map_err(|_| Error::invalid("this name has as many versions as there are numbers"))?;
+    image.latest_number = image.version.number;
+    insert_version(connection, image.id, &image.version).await?;
+    Ok(image)
+}
+
+/// The newest version, or one of a number, unless it is deleted.
+pub(crate) async fn find(database: &Database, address: &Address, number: Option<u32>) -> Result<Option<Image>, Error> {
+    let query = sqlx::query_as(if number.is_some() { FIND_VERSION } else { FIND })
+        .bind(address.org.0)
+        .bind(address.namespace.as_str())
+        .bind(address.name.as_str());
+    let query = if let Some(number) = number { query.bind(i64::from(number)) } else { query };
+    let row: Option<Row> = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    row.map(Image::try_from).transpose()
+}
+
+/// Versions below a number, newest first.
+pub(crate) async fn versions(database: &Database, address: &Address, below: u32, count: u32) -> Result<Vec<Image>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(VERSIONS)
+        .bind(address.org.0)
+        .bind(address.namespace.as_str())
+        .bind(address.name.as_str())
+        .bind(i64::from(below))
+        .bind(i64::from(count))
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    rows.into_iter().map(Image::try_from).collect()
+}
+
+/// Says who may read without a login. None when there is no such file.
+pub(crate) async fn set_acl(connection: &mut Connection, address: &Address, acl: Acl) -> Result<Option<ImageId>, Error> {
+    let id: Option<String> = sqlx::query_scalar(SET_ACL)
+        .bind(address.org.0)
+        .bind(address.namespace.as_str())
+        .bind(address.name.as_str())
+        .bind(acl.as_str())
+        .fetch_optional(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    id.map(|id| ImageId::parse(&id).map_err(Error::from)).transpose()
+}
+
+/// Deletes one version or all of them. None when there is nothing to delete.
+pub(crate) async fn delete(
+    connection: &mut Connection,
+    address: &Address,
+    number: Option<u32>,
+    now: Timestamp,
+) -> Result<Option<ImageId>, Error> {
+    let Some(id) = hold(connection, address).await? else { return Ok(None) };
+    // Deletions are told apart by their time, so that one of them can be undone.
+    let last = last_deletion(connection, id, i64::MIN).await?;
+    let time = last.map_or(now.0, |last| now.0.max(last + 1));
+    let query = sqlx::query(if number.is_some() { DELETE_ONE } else { DELETE_ALL }).bind(id.to_string()).bind(time);
+    let query = if let Some(number) = number { query.bind(i64::from(number)) } else { query };
+    let done = query.execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+    finish(connection, id, done.rows_affected()).await
+}
+
+/// Undoes the deletion of one version, or the last deletion. None when nothing was deleted since then.
+pub(crate) async fn restore(
+    connection: &mut Connection,
+    address: &Address,
+    number: Option<u32>,
+    deleted_since: Timestamp,
+) -> Result<Option<ImageId>, Error> {
+    let Some(id) = hold(connection, address).await? else { return Ok(None) };
+    let query = if let Some(number) = number {
+        sqlx::query(RESTORE_ONE).bind(id.to_string()).bind(deleted_since.0).bind(i64::from(number))
+    } else {
+        let Some(last) = last_deletion(connection, id, deleted_since.0).await? else { return Ok(None) };
+        sqlx::query(RESTORE_ALL).bind(id.to_string()).bind(last)
+    };
+    let done = query.execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+    finish(connection, id, done.rows_affected()).await
+}
+
+async fn hold(connection: &mut Connection, address: &Address) -> Result<Option<ImageId>, Error> {
+    let id: Option<String> = sqlx::query_scalar(HOLD)
+        .bind(address.org.0)
+        .bind(address.namespace.as_str())
+        .bind(address.name.as_str())
+        .fetch_optional(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    id.map(|id| ImageId::parse(&id).map_err(Error::from)).transpose()
+}
+
+async fn last_deletion(connection: &mut Connection, id: ImageId, since: i64) -> Result<Option<i64>, Error> {
+    sqlx::query_scalar(LAST_DELETION)
+        .bind(id.to_string())
+        .bind(since)
+        .fetch_one(connection)
+        .await
+        .map_err(|error| read_failed(&error))
+}
+
+/// Writes down which version is now the newest that can be read.
+async fn finish(connection: &mut Connection, id: ImageId, changed: u64) -> Result<Option<ImageId>, Error> {
+    if changed == 0 {
+        return Ok(None);
+    }
+    let newest: Option<(i64, i64)> = sqlx::query_as(NEWEST)
+        .bind(id.to_string())
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(|error| read_failed(&error))?;
+    let (number, state) = match newest {
+        Some((number, size)) => (number, State::of_latest(u64::try_from(size).unwrap_or(0))),
+        None => (0, State::Deleted),
+    };
+    sqlx::query(SET_NEWEST)
+        .bind(id.to_string())
+        .bind(number)
+        .bind(state.as_str())
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(Some(id))
+}
+
+/// Some versions that were deleted so long ago that they can't come back.
+pub(crate) async fn past_undo(database: &Database, deleted_until: Timestamp, count: u32) -> Result<Vec<PastUndo>, Error> {
+    let rows: Vec<(String, i64, String, i64)> = sqlx::query_as(PAST_UNDO)
+        .bind(deleted_until.0)
+        .bind(i64::from(count))
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok(rows
+        .into_iter()
+        .map(|(image, number, key, size)| PastUndo {
+            image,
+            number,
+            blob: BlobKey::from_stored(key),
+            size_bytes: u64::try_from(size).unwrap_or(0),
+        })
+        .collect())
+}
+
+/// How many such versions there are, and their bytes.
+pub(crate) async fn count_past_undo(database: &Database, deleted_until: Timestamp) -> Result<(u64, u64), Error> {
+    let (count, bytes): (i64, i64) = sqlx::query_as(COUNT_PAST_UNDO)
+        .bind(deleted_until.0)
+        .fetch_one(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
+}
+
+/// Removes the row of such a version; the name and its numbers stay. False when it came back in the meantime.
+pub(crate) async fn forget(connection: &mut Connection, version: &PastUndo, deleted_until: Timestamp) -> Result<bool, Error> {
+    let done = sqlx::query(FORGET)
+        .bind(version.image.clone())
+        .bind(version.number)
+        .bind(deleted_until.0)
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(done.rows_affected() > 0)
+}

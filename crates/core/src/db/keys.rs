@@ -1,0 +1,62 @@
+use super::{Connection, Database, read_failed, statements, write_failed};
+use crate::Error;
+use crate::model::{KeyPurpose, SigningKey, Timestamp};
+
+statements! {
+    ALL_KEYS = "SELECT id, purpose, secret, created_us, honoured_until_us FROM signing_keys ORDER BY created_us DESC, id";
+    COUNT_SIGNING = "SELECT COUNT(*) FROM signing_keys WHERE purpose = $1 AND honoured_until_us IS NULL";
+    INSERT_KEY = "INSERT INTO signing_keys (id, purpose, secret, created_us) VALUES ($1, $2, $3, $4)";
+    RETIRE = "UPDATE signing_keys SET honoured_until_us = $2 WHERE purpose = $1 \
+        AND (honoured_until_us IS NULL OR honoured_until_us > $2)";
+    DELETE_ENDED = "DELETE FROM signing_keys WHERE honoured_until_us <= $1";
+}
+
+/// Every key, the newest first.
+pub(crate) async fn all(database: &Database) -> Result<Vec<SigningKey>, Error> {
+    let rows: Vec<(String, String, String, i64, Option<i64>)> =
+        sqlx::query_as(ALL_KEYS).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let key = |(id, purpose, secret, created, until): (String, String, String, i64, Option<i64>)| {
+        let purpose = KeyPurpose::from_stored(&purpose)?;
+        Some(SigningKey { id, purpose, secret, created: Timestamp(created), honoured_until: until.map(Timestamp) })
+    };
+    Ok(rows.into_iter().filter_map(key).collect())
+}
+
+/// Adds a key unless its purpose has one that signs.
+pub(crate) async fn insert_first(connection: &mut Connection, key: &SigningKey) -> Result<(), Error> {
+    let count: i64 = sqlx::query_scalar(COUNT_SIGNING)
+        .bind(key.purpose.as_str())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|error| read_failed(&error))?;
+    if count == 0 { insert(connection, key).await } else { Ok(()) }
+}
+
+/// Makes this the key that signs; those before it are honoured until a moment and no longer.
+pub(crate) async fn replace(connection: &mut Connection, key: &SigningKey, honoured_until: Timestamp) -> Result<(), Error> {
+    sqlx::query(RETIRE)
+        .bind(key.purpose.as_str())
+        .bind(honoured_until.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    insert(connection, key).await
+}
+
+async fn insert(connection: &mut Connection, key: &SigningKey) -> Result<(), Error> {
+    sqlx::query(INSERT_KEY)
+        .bind(&key.id)
+        .bind(key.purpose.as_str())
+        .bind(&key.secret)
+        .bind(key.created.0)
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(())
+}
+
+/// Removes keys that are not honoured any more.
+pub(crate) async fn delete_ended(connection: &mut Connection, now: Timestamp) -> Result<u64, Error> {
+    let done = sqlx::query(DELETE_ENDED).bind(now.0).execute(connection).await.map_err(|error| write_failed(&error))?;
+    Ok(done.rows_affected())
+}
