@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imagewell::config::Settings;
 use imagewell::serve::{Ended, Service, start};
 use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
-use imagewell_core::provision::{self, AccountPlan, Plan, Role};
+use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
 use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -138,23 +138,26 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_imagewell"))
 }
 
-/// Two orgs; ada may see the crew's images, bob may only upload, eve is as mighty as can be in the other org.
+/// Two orgs, each with users and machines; ada may see the crew's images, bob may only upload, eve is as mighty as can be in the other org.
 pub fn plan() -> Plan {
     let role = |org: &str, name: &str, actions: &[&str]| Role {
         org: org.into(),
         name: name.into(),
         actions: actions.iter().map(|action| ActionKey::parse(action).expect("action")).collect(),
     };
-    let user = |org: &str, login: &str, role: &str| AccountPlan {
-        kind: AccountKind::User,
+    let account = |kind, org: &str, login: &str, role: &str| AccountPlan {
+        kind,
         org: org.into(),
         login: login.into(),
-        email: Some(format!("{login}@example.com")),
-        secret: PASSWORD.into(),
+        email: (kind == AccountKind::User).then(|| format!("{login}@example.com")),
+        secret: Secret::Plain(PASSWORD.into()),
         roles: vec![role.into()],
         token_ttl_seconds: None,
         disabled: false,
     };
+    let user = |org, login, role| account(AccountKind::User, org, login, role);
+    let till = |org, login, role| account(AccountKind::Till, org, login, role);
+    let client = |org, login, role| account(AccountKind::Client, org, login, role);
     Plan {
         orgs: vec![Org { id: OrgId(100_606), name: "acme".into() }, Org { id: OrgId(2), name: "other".into() }],
         roles: vec![
@@ -169,6 +172,12 @@ pub fn plan() -> Plan {
             user("acme", "root", "site-admin"),
             user("other", "eve", "crew"),
             user("other", "oroot", "site-admin"),
+            till("acme", "till01", "file-write"),
+            till("acme", "reader", "file-read"),
+            till("acme", "stranger", "viewer"),
+            till("other", "till02", "file-write"),
+            client("acme", "backoffice", "file-write"),
+            client("acme", "catalogue", "file-read"),
         ],
         namespaces: Vec::new(),
     }

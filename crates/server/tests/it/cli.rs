@@ -2,13 +2,13 @@
 
 use std::process::{Command, Stdio};
 
-use crate::app::{Actor, PASSWORD, program};
+use crate::app::{Actor, Answer, PASSWORD, program};
 use crate::process::{PLAN, Process, imagewell, provision, read_until, run, text};
 
 #[test]
 fn help_names_every_command_and_misuse_exits_with_2() {
     let help = Command::new(program()).arg("--help").output().expect("runs");
-    for command in ["serve", "demo", "provision", "check", "sweep", "Exit codes"] {
+    for command in ["serve", "demo", "provision", "check", "sweep", "keys", "Exit codes"] {
         assert!(text(&help).contains(command), "{command}");
     }
     assert!(!text(&help).contains("render-worker"));
@@ -67,6 +67,28 @@ async fn provisioning_is_idempotent_and_reaches_a_running_service() {
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     ada.read(&uuid).await.refused(403, "\"E_NOTPERMITTED\"");
     assert!(process.terminate().success());
+}
+
+/// The one place where the key of links is shown; the other commands keep it to themselves.
+#[test]
+fn keys_are_listed_shown_and_replaced() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let list = || text(&run(&data, &["keys", "list"]));
+    let shown = text(&run(&data, &["keys", "show"]));
+    let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).expect("line").to_owned();
+    let (id, secret) = (value("AWS_ACCESS_KEY_ID="), value("AWS_SECRET_ACCESS_KEY="));
+    assert_eq!((secret.len(), value("AWS_REGION=").as_str()), (40, "us-east-1"));
+    assert_eq!(list().matches("signs").count(), 2, "{}", list());
+    assert!(list().contains(&id) && !list().contains(&secret));
+    assert!(text(&run(&data, &["keys", "rotate", "links"])).contains("signs links from now on"));
+    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (2, 1));
+    assert!(text(&run(&data, &["keys", "rotate", "tokens", "--revoke"])).contains("signs tokens from now on"));
+    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (2, 2));
+    assert_eq!(run(&data, &["keys", "rotate", "nothing"]).status.code(), Some(2));
+    run(&data, &["sweep"]);
+    assert_eq!(list().matches("honoured until").count(), 1, "what is not honoured any more is swept: {}", list());
 }
 
 #[test]
@@ -158,12 +180,12 @@ async fn sweep_says_what_it_would_remove_and_why() {
     std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");
     std::fs::write(&orphan, b"orphan").expect("writes");
     let kept = text(&run(&data, &["sweep", "--dry-run"]));
-    assert!(kept.contains("would remove 0 orphans"), "the grace period holds: {kept}");
+    assert!(kept.contains("would remove 0 deleted versions, 0 orphans"), "the grace period holds: {kept}");
     let dry = text(&run(&data, &["sweep", "--dry-run", "--set", "sweep.grace_seconds=0"]));
     assert!(dry.contains("would remove opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
     assert!(orphan.exists());
     let real = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
-    assert!(real.status.success() && text(&real).contains("removed 1 orphans"), "{}", text(&real));
+    assert!(real.status.success() && text(&real).contains("removed 0 deleted versions, 1 orphans"), "{}", text(&real));
     assert!(!orphan.exists());
 }
 
@@ -183,15 +205,34 @@ async fn logs_tell_who_and_never_the_secret() {
     let token = actor.csrf().await;
     let read = actor.read("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab").await;
     let id = read.header("x-request-id").to_owned();
+    // Machines: a wrong till and a right client, its token, and a link.
+    let secrets = machine_secrets(&process.url).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let log = process.log();
-    for secret in ["canary-password-1", PASSWORD, &cookie[1..], &token] {
-        assert!(!log.contains(secret), "a secret is in the log");
+    for secret in ["canary-password-1", PASSWORD, &cookie[1..], &token].into_iter().chain(secrets.iter().map(String::as_str)) {
+        assert!(!log.contains(secret), "a secret is in the log: {secret}");
     }
-    assert_eq!(log.matches("login refused").count(), 1);
+    assert_eq!(log.matches("login refused").count(), 2);
+    assert_eq!(log.matches("proved itself").count(), 1);
     assert_eq!(log.matches("logged in").count(), 1);
     assert!(log.lines().all(|line| line.starts_with('{')), "line breaks are escaped");
     assert!(log.lines().any(|line| line.contains(&id) && line.contains("answered")));
+}
+
+/// Uses a till's, a client's and a link's secrets once, and names them.
+async fn machine_secrets(url: &str) -> Vec<String> {
+    let visitor = Actor::at(url);
+    let wrong = visitor.get("/api_gateway/file-service/rewards/a.png").basic_auth("till01", Some("c".repeat(32)));
+    assert_eq!(Answer::of(wrong).await.status.as_u16(), 401);
+    let body = serde_json::json!({ "key": "backoffice", "secret": "canary-secret-1" });
+    let token = Answer::of(visitor.post("/v3/oauth/token/generate").json(&body)).await.json()["data"]["accessToken"].clone();
+    let token = token.as_str().expect("token").to_owned();
+    let upload = visitor.post("/api_gateway/file-service/rewards/a.png").bearer_auth(&token).body(crate::fixtures::png(8, 8, 1));
+    let link = Answer::of(upload).await.json()["secureFilePath"].as_str().expect("link").to_owned();
+    let signature = link.split("X-Amz-Signature=").nth(1).expect("signature").to_owned();
+    assert_eq!(crate::file_service::open(&link).await.status.as_u16(), 200);
+    let signed = token.rsplit('.').next().expect("signature").to_owned();
+    vec!["c".repeat(32), "canary-secret-1".to_owned(), signed, signature]
 }
 
 /// The demo prints lines to type; they are typed here.
@@ -209,7 +250,7 @@ fn what_the_demo_prints_works() {
     let script: String = printed
         .lines()
         .skip_while(|line| !line.contains("jar="))
-        .take_while(|line| line.starts_with("    "))
+        .filter(|line| line.starts_with("    "))
         .collect::<Vec<_>>()
         .join("\n");
     let typed = Command::new("bash").args(["-euc", &script]).current_dir(folder.path()).output().expect("bash and curl run");
@@ -219,7 +260,12 @@ fn what_the_demo_prints_works() {
     assert!(typed.status.success(), "{}", text(&typed));
     let answers = String::from_utf8_lossy(&typed.stdout).into_owned();
     assert!(answers.contains("\"username\":\"ada\"") && answers.contains("\"uuid\":\""), "{answers}");
-    assert!(std::fs::read(folder.path().join("photo.jpg")).expect("saved") == crate::fixtures::photograph());
+    for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"astronaut.jpg\""] {
+        assert!(answers.contains(expected), "{expected}: {answers}");
+    }
+    for saved in ["photo.jpg", "again.jpg"] {
+        assert!(std::fs::read(folder.path().join(saved)).expect("saved") == crate::fixtures::photograph(), "{saved}");
+    }
 }
 
 /// The README shows lines to type; they are typed here, but for the address.
@@ -227,18 +273,25 @@ fn what_the_demo_prints_works() {
 async fn what_the_readme_shows_works() {
     let app = crate::app::TestApp::start().await;
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("reads");
-    let block = readme.split("## Talk to it").nth(1).and_then(|rest| rest.split("```").nth(1)).expect("lines to type");
-    let script = block.trim_start_matches("sh").replace("http://127.0.0.1:8080", &app.url(""));
+    let section = readme.split("## Talk to it").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("lines to type");
+    let blocks: Vec<&str> = section.split("```").skip(1).step_by(2).map(|block| block.trim_start_matches("sh")).collect();
+    assert_eq!(blocks.len(), 2, "one for each API");
+    let script = blocks.concat().replace("http://127.0.0.1:8080", &app.url(""));
     let folder = tempfile::tempdir().expect("temporary folder");
     std::fs::write(folder.path().join("photo.jpg"), crate::fixtures::photograph()).expect("writes");
     let typed = Command::new("bash")
         .args(["-euc", &script])
         .env("PASSWORD", PASSWORD)
+        .env("TILL_PASSWORD", PASSWORD)
+        .env("SECRET", PASSWORD)
         .current_dir(folder.path())
         .output()
         .expect("bash and curl run");
     assert!(typed.status.success() && text(&typed).contains("\"uuid\":\""), "{}", text(&typed));
-    assert!(std::fs::read(folder.path().join("again.jpg")).expect("saved") == crate::fixtures::photograph());
+    assert!(text(&typed).contains("\"version\":1") && text(&typed).contains("\"version\":2"), "{}", text(&typed));
+    for saved in ["again.jpg", "linked.jpg"] {
+        assert!(std::fs::read(folder.path().join(saved)).expect("saved") == crate::fixtures::photograph(), "{saved}");
+    }
 }
 
 #[tokio::test]

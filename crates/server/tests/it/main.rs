@@ -7,6 +7,7 @@ mod cli;
 mod delivery;
 mod docs;
 mod durability;
+mod file_service;
 mod files;
 mod fixtures;
 mod process;

@@ -125,7 +125,7 @@ async fn a_new_password_ends_the_sessions_of_the_old_one() {
     let uuid = ada.upload(png(8, 8, 1)).await.uuid();
     let mut plan = crate::app::plan();
     plan.accounts.retain(|account| account.login == "ada");
-    plan.accounts[0].secret = "another".into();
+    plan.accounts[0].secret = imagewell_core::provision::Secret::Plain("another".into());
     let changes = imagewell_core::provision::apply(&app.service.app, plan).await.expect("provisions");
     assert!(changes.iter().any(|change| change.0.contains("1 sessions ended")), "{changes:?}");
     ada.read(&uuid).await.refused(401, "5");
