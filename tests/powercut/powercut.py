@@ -5,6 +5,7 @@ Needs root (loop devices, mounts), qemu-storage-daemon and gcc. Prints a line fo
 broken, or when a negative control kept them all."""
 
 import argparse
+import base64
 import hashlib
 import http.client
 import json
@@ -70,10 +71,16 @@ class Client:
             raise RuntimeError(f"{answer.status} {data}")
         return data
 
-    def upload(self, data):
+    def upload(self, number, data):
+        """Through one API or the other; gives the image and the number of its version."""
+        if number % 3 == 2:
+            credentials = base64.b64encode(b"till01:" + hashlib.md5(b"correct horse").hexdigest().encode()).decode()
+            self.connection.request("POST", "/api_gateway/file-service/rewards/a.png", data, {"Authorization": f"Basic {credentials}"})
+            answer = json.loads(self.connection.getresponse().read())
+            return answer["file"]["file_handle"], answer["file"]["version"]
         body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + data + b"\r\n--b--\r\n"
         path = "/opsportal/image/opstool/opstool.AB_Crew.view/0"
-        return self.request("POST", path, body, "multipart/form-data; boundary=b", token=self.token)["data"]["uuid"]
+        return self.request("POST", path, body, "multipart/form-data; boundary=b", token=self.token)["data"]["uuid"], 1
 
 
 def record(program, folder, uploads, split=False, skip=None, shim=None):
@@ -96,8 +103,8 @@ def record(program, folder, uploads, split=False, skip=None, shim=None):
             client = Client(address)
             for number in range(uploads):
                 data = picture(number)
-                uuid = client.upload(data)
-                acknowledged.append((disk.position(), uuid, hashlib.sha256(data).hexdigest()))
+                version = client.upload(number, data)
+                acknowledged.append((disk.position(), version, hashlib.sha256(data).hexdigest()))
         finally:
             server.kill()
             server.wait()
@@ -107,11 +114,12 @@ def record(program, folder, uploads, split=False, skip=None, shim=None):
 def lost_blob(folder, mount, due):
     """With the database elsewhere and whole: an acknowledged image whose bytes are not on the disk."""
     connection = sqlite3.connect(f"{folder}/data/imagewell.db")
-    keys = dict(connection.execute("SELECT image_id, blob_key FROM versions"))
+    rows = connection.execute("SELECT image_id, number, blob_key FROM versions")
+    keys = {(image, number): key for image, number, key in rows}
     connection.close()
-    for uuid, digest in due:
-        if found := wrong_bytes(f"{mount}/blobs/{keys[uuid]}", digest):
-            return f"acknowledged image {uuid} points at {found}"
+    for version, digest in due:
+        if found := wrong_bytes(f"{mount}/blobs/{keys[version]}", digest):
+            return f"acknowledged image {version} points at {found}"
     return None
 
 
@@ -134,17 +142,18 @@ def broken_promise(data_dir, due):
             return f"{len(due)} acknowledged, no tables" if due else None
         if (verdict := connection.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
             return f"database: {verdict}"
-        rows = {uuid: (digest, key) for uuid, digest, key in connection.execute("SELECT image_id, digest, blob_key FROM versions")}
+        rows = connection.execute("SELECT image_id, number, digest, blob_key FROM versions")
+        rows = {(image, number): (digest, key) for image, number, digest, key in rows}
     except sqlite3.Error as error:
         return f"database: {error}" if due else None
     finally:
         connection.close()
-    for uuid, digest in due:
-        if rows.get(uuid, ("",))[0] != digest:
-            return f"acknowledged image {uuid} has no row"
-    for uuid, (digest, key) in rows.items():
+    for version, digest in due:
+        if rows.get(version, ("",))[0] != digest:
+            return f"acknowledged image {version} has no row"
+    for version, (digest, key) in rows.items():
         if found := wrong_bytes(f"{data_dir}/blobs/{key}", digest):
-            return f"the row of {uuid} points at {found}"
+            return f"the row of {version} points at {found}"
     return None
 
 
@@ -158,7 +167,7 @@ def replay(program, disk, acknowledged, mode, seed, every, stop_at_first):
             if position % every and position != last:
                 continue
             states += 1
-            due = [(uuid, digest) for at, uuid, digest in acknowledged if at <= position]
+            due = [(version, digest) for at, version, digest in acknowledged if at <= position]
             with MountedState(folder, image) as mount:
                 split = os.path.exists(f"{disk.folder}/data")
                 found = lost_blob(disk.folder, mount, due) if split else broken_promise(f"{mount}/data", due)
