@@ -23,9 +23,10 @@ test("log in, see the sample, upload another and see that too", async ({ page })
   const faults = [];
   page.on("console", (message) => { if (message.type() === "error") faults.push(message.text()); });
   page.on("pageerror", (error) => faults.push(error.message));
-  await page.setViewportSize({ width: 900, height: 820 });
+  await page.setViewportSize({ width: 900, height: 1000 });
   await logIn(page, "ada");
-  await expect(page.locator("figure img")).toHaveJSProperty("naturalWidth", 512);
+  await expect(page.getByAltText("Uploaded by the demo")).toHaveJSProperty("naturalWidth", 512);
+  await expect(page.getByAltText("A file of the demo's till")).toHaveJSProperty("naturalWidth", 451);
   await page.getByLabel("An image").setInputFiles(path.join(photographs, "rocket.jpg"));
   await page.getByRole("button", { name: "Upload" }).click();
   await expect(page.locator("#outcome")).toHaveText("Stored.");

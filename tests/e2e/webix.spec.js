@@ -3,7 +3,9 @@
 // The unmodified Webix uploader in a real browser: log in, upload, see the picture, and the error paths.
 
 const { test, expect } = require("@playwright/test");
+const { createHash } = require("node:crypto");
 const fs = require("node:fs");
+const http = require("node:http");
 const os = require("node:os");
 const path = require("node:path");
 const { start, stored, password, photographs } = require("./imagewell.js");
@@ -112,20 +114,47 @@ test("who lacks the permission uploads but does not see", async ({ page }) => {
   await expect(page.locator("#shown")).toHaveJSProperty("naturalWidth", 0);
 });
 
+/** A page of another site on this machine, for which the browser has no rule but those of sites. */
+async function onAnotherSite(context, work) {
+  const site = http.createServer((_, answer) => answer.setHeader("Content-Type", "text/html").end("<h1>another site</h1>"));
+  await new Promise((resolve) => site.listen(0, "localhost", resolve));
+  const page = await context.newPage();
+  await page.goto(`http://localhost:${site.address().port}/`);
+  try {
+    return await work(page);
+  } finally {
+    site.close();
+  }
+}
+
 test("a page of another site can neither embed an image nor get a token", async ({ page, context }) => {
   await logIn(page, "ada");
   await openPortal(page);
   const { item } = await upload(page, path.join(photographs, "rocket.jpg"));
   const image = `${server.url}/opsportal/image/opstool/${item.data.uuid}`;
-  const other = await context.newPage();
-  await other.route("http://evil.test/**", (route) => route.fulfill({ contentType: "text/html", body: "<h1>evil</h1>" }));
-  await other.goto("http://evil.test/");
-  const outcome = await other.evaluate(async ([image, token]) => {
+  const outcome = await onAnotherSite(context, (other) => other.evaluate(async ([image, token]) => {
     const picture = new Image();
     const embedded = new Promise((resolve) => { picture.onload = () => resolve("shown"); picture.onerror = () => resolve("refused"); });
     picture.src = image;
     const read = fetch(token, { credentials: "include" }).then((answer) => answer.text(), () => "refused");
     return [await embedded, await read];
-  }, [image, `${server.url}/csrfToken`]);
+  }, [image, `${server.url}/csrfToken`]));
   expect(outcome).toEqual(["refused", "refused"]);
+});
+
+test("a page of another site can embed what it has a link to, and can't read it", async ({ context }) => {
+  const md5 = createHash("md5").update(password).digest("hex");
+  const answer = await fetch(`${server.url}/api_gateway/file-service/rewards/rocket.jpg`, {
+    method: "POST",
+    headers: { Authorization: `Basic ${Buffer.from(`till01:${md5}`).toString("base64")}` },
+    body: fs.readFileSync(path.join(photographs, "rocket.jpg")),
+  });
+  const { secureFilePath } = await answer.json();
+  const outcome = await onAnotherSite(context, (other) => other.evaluate(async (link) => {
+    const picture = new Image();
+    const embedded = new Promise((resolve) => { picture.onload = () => resolve(picture.naturalWidth); picture.onerror = () => resolve(0); });
+    picture.src = link;
+    return [await embedded, await fetch(link).then(() => "read", () => "refused")];
+  }, secureFilePath));
+  expect(outcome).toEqual([640, "refused"]);
 });

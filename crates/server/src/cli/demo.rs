@@ -25,6 +25,8 @@ const CLIENT: &str = "backoffice";
 const PERMISSION: &str = "opstool.AB_Crew.view";
 /// A NASA portrait in the public domain; see testdata/README.md.
 const PHOTOGRAPH: &[u8] = include_bytes!("../../../../testdata/photos/astronaut-512.jpg");
+/// A cat, in the public domain too.
+const CAT: &[u8] = include_bytes!("../../../../testdata/photos/chelsea.png");
 
 pub(super) async fn run(mut settings: Settings) -> Outcome {
     if settings.service.log == "info" {
@@ -108,9 +110,9 @@ async fn upload_file(router: &Router, sample: &Sample) -> Result<String, Box<dyn
     let credentials = serde_json::json!({ "key": CLIENT, "secret": sample.client_secret }).to_string();
     let (_, answer) = send(router, Request::post("/v3/oauth/token/generate").body(Body::from(credentials))?).await?;
     let token = answer["data"]["accessToken"].as_str().ok_or_else(|| format!("there is no token: {answer}"))?;
-    let request = Request::post("/api_gateway/file-service/rewards/astronaut.jpg")
+    let request = Request::post("/api_gateway/file-service/rewards/chelsea.png")
         .header("x-cap-api-oauth-token", token)
-        .body(Body::from(PHOTOGRAPH))?;
+        .body(Body::from(CAT))?;
     let (_, answer) = send(router, request).await?;
     let key = answer["file"]["s3_token"].as_str().ok_or_else(|| format!("the upload was refused: {answer}"))?;
     Ok(key.to_owned())
@@ -165,7 +167,7 @@ async fn send(
 
 fn explain(url: &str, demo: &DemoPage, image: &str) {
     let (login, password, _) = &demo.accounts[0];
-    println!("imagewell is running. One photograph is uploaded already.\n");
+    println!("imagewell is running. Two photographs are uploaded already.\n");
     println!("Open in a browser, log in, upload and look:\n\n    {url}/demo\n");
     for (login, password, may) in &demo.accounts {
         println!("    {login:<6} {password}   {may}");
@@ -195,5 +197,5 @@ fn explain_files(url: &str, sample: &Sample) {
         "    token=$(curl -s {url}/v3/oauth/token/generate -d '{{\"key\":\"{CLIENT}\",\"secret\":\"{client_secret}\"}}' | \
          sed 's/.*accessToken\":\"//; s/\".*//')"
     );
-    println!("    curl -w '\\n' -H \"X-CAP-API-OAUTH-TOKEN: $token\" {url}/api_gateway/file-service/rewards/astronaut.jpg");
+    println!("    curl -w '\\n' -H \"X-CAP-API-OAUTH-TOKEN: $token\" {url}/api_gateway/file-service/rewards/chelsea.png");
 }

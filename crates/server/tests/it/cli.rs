@@ -260,7 +260,7 @@ fn what_the_demo_prints_works() {
     assert!(typed.status.success(), "{}", text(&typed));
     let answers = String::from_utf8_lossy(&typed.stdout).into_owned();
     assert!(answers.contains("\"username\":\"ada\"") && answers.contains("\"uuid\":\""), "{answers}");
-    for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"astronaut.jpg\""] {
+    for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"chelsea.png\""] {
         assert!(answers.contains(expected), "{expected}: {answers}");
     }
     for saved in ["photo.jpg", "again.jpg"] {
