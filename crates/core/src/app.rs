@@ -17,7 +17,7 @@ use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId};
 use crate::passwords::Passwords;
 use crate::spool::Spool;
 use crate::storage::Storage;
-use crate::workers::Workers;
+use crate::workers::{WorkerLimits, Workers};
 use crate::{Error, sweep};
 
 /// Everything that the core must be told. The server fills it from its settings.
@@ -57,10 +57,8 @@ pub struct Options {
     pub sessions: SessionLimits,
     /// The program that workers run: our own.
     pub worker_program: PathBuf,
-    /// Workers at once.
-    pub workers_concurrent_max: usize,
-    /// A worker is killed after this long.
-    pub worker_time_max: Duration,
+    /// Bounds on rendering.
+    pub workers: WorkerLimits,
     /// What sweeping needs to know.
     pub sweep: sweep::Options,
 }
@@ -128,7 +126,7 @@ impl App {
             accounts,
             keys: Keys::open(database.clone()).await?,
             halt,
-            workers: Workers::new(options.worker_program.clone(), options.workers_concurrent_max, options.worker_time_max),
+            workers: Workers::new(options.worker_program.clone(), options.workers),
             uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
             namespaces: Cache::new(NAMESPACES_CACHED_MAX),
             images: Cache::new(options.image_cache_max),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use imagewell_imaging::Format;
-use imagewell_imaging::render::Fit;
+use imagewell_imaging::transform::Transform;
 
 use crate::Error;
 use crate::app::App;
@@ -24,8 +24,8 @@ pub struct Variant {
 ///
 /// # Errors
 /// [`Error::Invalid`] when the image can't be rendered, [`Error::Busy`] when no worker is free.
-pub async fn open_or_render(app: &App, image: &Image, fit: Fit) -> Result<Variant, Error> {
-    let key = Storage::variant_key(&image.version.blob, &fit.to_string());
+pub async fn open_or_render(app: &App, image: &Image, transform: &Transform) -> Result<Variant, Error> {
+    let key = Storage::variant_key(&image.version.blob, &transform.to_string());
     let bytes = app
         .blobs
         .get_or_insert_async(&key, async {
@@ -35,7 +35,7 @@ pub async fn open_or_render(app: &App, image: &Image, fit: Fit) -> Result<Varian
                 Err(error) => return Err(error),
             }
             let source = content(app, &image.version).await?;
-            let bytes = app.workers.render(&source, fit).await?;
+            let bytes = app.workers.render(&source, image.version.facts.as_ref(), transform).await?;
             if app.storage.check_space(bytes.len() as u64).is_ok() {
                 app.storage.put(&key, &Content::Memory(bytes.clone())).await?;
             }

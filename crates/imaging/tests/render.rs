@@ -3,12 +3,13 @@
 mod pictures;
 
 use image::{GenericImageView as _, ImageFormat};
-use imagewell_imaging::render::{Fit, render};
+use imagewell_imaging::render::render;
+use imagewell_imaging::transform::{Fit, Transform};
 use imagewell_imaging::{Error, Format, Limits};
 use pictures::{encoded, exif, gradient, jpeg_with_exif, png_claiming, whole_files};
 
 fn rendered(bytes: &[u8], fit: Fit) -> image::DynamicImage {
-    let bytes = render(bytes, fit, &Limits::default()).expect("renders");
+    let bytes = render(bytes, &Transform::of(fit), &Limits::default()).expect("renders");
     image::load_from_memory(&bytes).expect("decodes")
 }
 
@@ -17,7 +18,10 @@ fn pictures_are_fitted_and_never_enlarged() {
     for (name, bytes, (width, height)) in whole_files() {
         let format = Format::sniff(&bytes).expect("known");
         if matches!(format, Format::Avif | Format::Heic | Format::Jxl) {
-            assert!(matches!(render(&bytes, Fit::Original, &Limits::default()), Err(Error::Unsupported { .. })), "{name}");
+            assert!(
+                matches!(render(&bytes, &Transform::of(Fit::Original), &Limits::default()), Err(Error::Unsupported { .. })),
+                "{name}"
+            );
             continue;
         }
         assert_eq!(rendered(&bytes, Fit::Original).dimensions(), (width, height), "{name}");
@@ -47,7 +51,7 @@ fn every_orientation_ends_upright_without_metadata() {
     ];
     for (orientation, right, bottom) in corners {
         let source = jpeg_with_exif(&jpeg, &exif(orientation, true));
-        let bytes = render(&source, Fit::Original, &Limits::default()).expect("renders");
+        let bytes = render(&source, &Transform::of(Fit::Original), &Limits::default()).expect("renders");
         assert!(!bytes.windows(4).any(|window| window == b"Exif"), "{orientation}: metadata is left");
         let upright = image::load_from_memory(&bytes).expect("decodes").into_luma8();
         let swapped = orientation >= 5;
@@ -62,16 +66,18 @@ fn every_orientation_ends_upright_without_metadata() {
 fn transparency_survives_and_opaque_pictures_become_jpeg() {
     let mut picture = gradient(20, 20).into_rgba8();
     picture.put_pixel(3, 3, image::Rgba([0, 0, 0, 0]));
-    let bytes = render(&encoded(&picture.into(), ImageFormat::Png), Fit::Original, &Limits::default()).expect("renders");
+    let bytes =
+        render(&encoded(&picture.into(), ImageFormat::Png), &Transform::of(Fit::Original), &Limits::default()).expect("renders");
     assert_eq!(Format::sniff(&bytes).expect("known"), Format::Png);
     assert_eq!(image::load_from_memory(&bytes).expect("decodes").get_pixel(3, 3).0[3], 0);
-    let opaque = render(&encoded(&gradient(20, 20), ImageFormat::Png), Fit::Original, &Limits::default()).expect("renders");
+    let opaque = render(&encoded(&gradient(20, 20), ImageFormat::Png), &Transform::of(Fit::Original), &Limits::default())
+        .expect("renders");
     assert_eq!(Format::sniff(&opaque).expect("known"), Format::Jpeg);
 }
 
 #[test]
 fn bombs_and_broken_pixels_are_refused() {
-    let refused = |bytes: &[u8]| render(bytes, Fit::Original, &Limits::default()).expect_err("refused");
+    let refused = |bytes: &[u8]| render(bytes, &Transform::of(Fit::Original), &Limits::default()).expect_err("refused");
     assert!(matches!(refused(&png_claiming(20_000, 20_000, &[])), Error::OverLimit { .. }));
     assert!(matches!(refused(&png_claiming(40, 30, &[])), Error::Render { .. }), "whole in structure, broken in the pixels");
 }

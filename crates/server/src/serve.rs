@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use imagewell_core::accounts::SessionLimits;
 use imagewell_core::app::Options;
+use imagewell_core::workers::WorkerLimits;
 use imagewell_core::{App, Error, sweep};
 use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -113,8 +114,13 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             window: Duration::from_secs(settings.login.window_seconds.get().into()),
         },
         worker_program,
-        workers_concurrent_max: settings.workers.concurrent_max,
-        worker_time_max: Duration::from_secs(settings.workers.time_seconds_max),
+        workers: WorkerLimits {
+            concurrent_max: settings.workers.concurrent_max,
+            memory_bytes_max: settings.workers.memory_bytes_max,
+            queue_max: settings.workers.queue_max,
+            jobs_max: settings.workers.jobs_max.get(),
+            time_max: Duration::from_secs(settings.workers.time_seconds_max),
+        },
         sweep: sweep::Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),

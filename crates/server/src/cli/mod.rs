@@ -76,11 +76,11 @@ enum Command {
         /// `settings` or `openapi`
         what: String,
     },
-    /// Render the image on standard input to standard output; the service runs this in a sandbox
+    /// Render images from standard input to standard output; the service runs this in a sandbox
     #[command(hide = true)]
     RenderWorker {
-        /// A fit, or `probe` to say what the sandbox is made of
-        fit: String,
+        /// `probe` says what the sandbox is made of
+        what: Option<String>,
     },
 }
 
@@ -123,7 +123,7 @@ type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Reference { what } => reference(&what),
-        Command::RenderWorker { fit } => render_worker::run(&fit),
+        Command::RenderWorker { what } => render_worker::run(what.as_deref()),
         Command::Serve(flags) => with_settings(flags, serve::run),
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),

@@ -234,7 +234,13 @@ settings! {
     workers: WorkerSettings {
         /// Workers at once.
         concurrent_max: usize = "2";
-        /// Seconds after which a worker is killed.
+        /// Bytes that all renderings at once may take, by estimate. One that would take more waits until it is alone.
+        memory_bytes_max: u64 = "536870912";
+        /// Renderings that wait for their turn. More are told to come back.
+        queue_max: usize = "64";
+        /// Renderings that one worker makes before it is replaced. 1 keeps pictures of different owners in different processes.
+        jobs_max: NonZeroU32 = "50";
+        /// Seconds after which a rendering is given up and its worker killed.
         time_seconds_max: u64 = "30";
     }
 

@@ -17,3 +17,4 @@ mod rendering;
 mod site;
 mod sweeping;
 mod uploading;
+mod workers;

@@ -1,6 +1,6 @@
 //! Renderings: the mobile size, upright serving, and the worker's sandbox.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use ::base64::Engine as _;
@@ -86,33 +86,47 @@ async fn an_image_that_is_broken_inside_is_refused_clearly_and_the_service_goes_
     assert_eq!(ada.read(&good).await.status, StatusCode::OK);
 }
 
-fn worker(argument: &str, input: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(program())
-        .args(["render-worker", argument])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut stdin = child.stdin.take().expect("pipe");
-    // A worker that refuses early closes its end.
-    let _ = stdin.write_all(input);
+/// Gives a worker these jobs, one after the other, and reads its answers.
+fn worker(jobs: &[(&str, &[u8])]) -> Vec<(u8, Vec<u8>)> {
+    let mut child =
+        Command::new(program()).arg("render-worker").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let (mut stdin, mut stdout) = (child.stdin.take().expect("pipe"), child.stdout.take().expect("pipe"));
+    let answers = jobs
+        .iter()
+        .map(|(transform, source)| {
+            let transform = transform.as_bytes();
+            let lengths = ((transform.len() as u32).to_be_bytes(), (source.len() as u64).to_be_bytes());
+            stdin.write_all(&[&lengths.0, transform, &lengths.1, source].concat()).expect("takes");
+            let mut head = [0; 9];
+            stdout.read_exact(&mut head).expect("answers");
+            let mut answer = vec![0; u64::from_be_bytes(head[1..].try_into().expect("eight")) as usize];
+            stdout.read_exact(&mut answer).expect("answers");
+            (head[0], answer)
+        })
+        .collect();
     drop(stdin);
-    child.wait_with_output().expect("ends").stdout
+    assert!(child.wait().expect("ends").success(), "it ends with its input");
+    answers
 }
 
 #[test]
 fn the_worker_can_open_no_file_and_no_socket_and_start_nothing() {
-    let text = String::from_utf8(worker("probe", b"")).expect("text");
+    let output = Command::new(program()).args(["render-worker", "probe"]).env_clear().output().expect("runs");
+    let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("landlock") && text.contains("seccomp enforced"), "{text}");
-    assert!(text.contains("file refused, socket refused, process refused"), "{text}");
+    assert!(text.contains("file refused, socket refused, process refused, 0 variables"), "{text}");
 }
 
 #[test]
-fn the_worker_renders_and_refuses() {
-    let rendered = worker("inside-100x100", &photograph());
-    assert_eq!(rendered[0], b'+');
-    assert_eq!(size_of(&rendered[1..]), (100, 100));
-    let refused = worker("inside-100x100", b"no image");
-    assert_eq!(refused[0], b'-');
-    assert!(String::from_utf8_lossy(&refused).contains("text"));
+fn a_worker_renders_and_refuses_and_goes_on() {
+    let answers = worker(&[
+        ("inside-100x100_jpeg", &photograph()),
+        ("square-64_png", b"no image"),
+        ("nonsense", &photograph()),
+        ("crop-0-0-50-50_square-64_png", &photograph()),
+    ]);
+    let kinds: Vec<char> = answers.iter().map(|(kind, _)| char::from(*kind)).collect();
+    assert_eq!(kinds, ['+', '-', '-', '+']);
+    assert_eq!((size_of(&answers[0].1), size_of(&answers[3].1)), ((100, 100), (64, 64)));
+    assert!(String::from_utf8_lossy(&answers[1].1).contains("text"));
 }

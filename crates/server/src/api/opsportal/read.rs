@@ -16,7 +16,7 @@ use imagewell_core::fetch::{self, Body as Content, Wanted};
 use imagewell_core::model::{Image, ImageId, Namespace};
 use imagewell_core::{Error, variant};
 use imagewell_imaging::Format;
-use imagewell_imaging::render::Fit;
+use imagewell_imaging::transform::{Fit, Transform};
 use serde::Deserialize;
 
 use super::caller::reader;
@@ -88,7 +88,7 @@ pub async fn image_base64(
     let settings = &service.settings.opsportal;
     let wants_mobile = query.is_mobile.as_deref() == Some("true") && image.version.size_bytes > settings.mobile_bytes_min;
     if wants_mobile {
-        match variant::open_or_render(&service.app, &image, MOBILE).await {
+        match variant::open_or_render(&service.app, &image, &Transform::of(MOBILE)).await {
             Ok(variant) => return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes))),
             // What can't be rendered is better shown as it is than not at all, unless it must be cleaned first.
             Err(Error::Invalid { .. }) if !settings.serve_upright => {}
@@ -96,7 +96,7 @@ pub async fn image_base64(
         }
     }
     if settings.serve_upright && carries_metadata(&image) {
-        let variant = variant::open_or_render(&service.app, &image, Fit::Original).await?;
+        let variant = variant::open_or_render(&service.app, &image, &Transform::of(Fit::Original)).await?;
         return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes)));
     }
     let content = fetch::open(&service.app, &image.version, None).await?;
@@ -127,9 +127,9 @@ fn carries_metadata(image: &Image) -> bool {
 }
 
 async fn rendered(service: &Service, asked: &Asked<'_>, image: &Image, fit: Fit) -> StdResult<Response, Error> {
-    let variant = variant::open_or_render(&service.app, image, fit).await?;
+    let variant = variant::open_or_render(&service.app, image, &Transform::of(fit)).await?;
     let representation = Representation {
-        etag: format!("{}-{fit}", image.version.digest),
+        etag: format!("{}-{}", image.version.digest, Transform::of(fit)),
         modified: image.version.created.to_system_time(),
         content_type: variant.format.media_type().to_owned(),
         disposition: delivery::inline(&format!("{}.{}", image.id, variant.format.extension())),
