@@ -1,7 +1,7 @@
 //! Who may do what: pure functions, one of which every read and write passes.
 
 use crate::Error;
-use crate::model::{Acl, ActionKey, Actor, BlobKey, Image};
+use crate::model::{Acl, ActionKey, Actor, BlobKey, Image, Resource, Service};
 
 /// What a caller wants to do.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,10 @@ pub enum Action<'a> {
     View(&'a Image),
     /// See an image's bytes where the operator has switched the permission check off: any member of the org may.
     ViewAsMember(&'a Image),
+    /// Change or take an image that one has uploaded oneself.
+    Own(&'a Image),
+    /// Change what belongs to a resource of the caller's org.
+    EditResource(&'a Resource),
     /// Ask for named files of the caller's org.
     ReadFiles,
     /// Store, delete and restore named files of the caller's org.
@@ -28,14 +32,26 @@ pub struct Link(pub BlobKey);
 /// [`Error::NotFound`] for what belongs to another org, [`Error::Forbidden`] where the right is lacking.
 pub fn check(actor: &Actor, action: Action<'_>) -> Result<(), Error> {
     let allowed = match action {
-        Action::View(image) | Action::ViewAsMember(image) if image.org != actor.org => return Err(Error::NotFound),
+        Action::View(image) | Action::ViewAsMember(image) | Action::Own(image) if image.org != actor.org => {
+            return Err(Error::NotFound);
+        }
         Action::Upload => actor.holds(ActionKey::UPLOAD),
         Action::View(image) => actor.holds(image.permission.as_str()),
         Action::ViewAsMember(_) => true,
+        Action::Own(image) => image.owner == actor.account || actor.holds(ActionKey::ADMIN),
+        Action::EditResource(resource) => {
+            is_self(actor, resource) || resource.edit_actions().iter().any(|action| actor.holds(action))
+        }
         Action::ReadFiles => actor.holds(ActionKey::FILES_READ),
         Action::WriteFiles => actor.holds(ActionKey::FILES_WRITE),
     };
     if allowed { Ok(()) } else { Err(Error::Forbidden) }
+}
+
+/// A user is the resource `users/{login}`, and `users/{id of the account}`.
+fn is_self(actor: &Actor, resource: &Resource) -> bool {
+    let id = resource.id();
+    resource.service == Service::Users && (id.eq_ignore_ascii_case(&actor.login) || id == actor.account.0.to_string())
 }
 
 /// Whether somebody who is nobody may see an image's bytes: because it is public, or by a link to them.
@@ -55,6 +71,7 @@ mod tests {
     fn actor(org: i64, actions: &[&str]) -> Actor {
         Actor {
             org: OrgId(org),
+            org_name: format!("org-{org}"),
             account: AccountId::mint(),
             login: "ada".into(),
             actions: actions.iter().map(ToString::to_string).collect(),
@@ -73,6 +90,7 @@ mod tests {
             permission: ActionKey::parse(permission).expect("valid"),
             acl: Acl::Private,
             state: State::Kept,
+            crop: None,
             latest_number: 1,
             version: Version {
                 number: 1,
@@ -134,6 +152,41 @@ mod tests {
             assert_eq!(check(&caller, Action::ReadFiles).is_ok(), may_read, "{held:?}");
             assert_eq!(check(&caller, Action::WriteFiles).is_ok(), may_write, "{held:?}");
         }
+    }
+
+    #[test]
+    fn resources_are_edited_by_themselves_their_editors_and_admins() {
+        let resource = |service, id| Resource::new(service, id).expect("id");
+        let (own, other) = (resource(Service::Users, "Ada"), resource(Service::Users, "bob"));
+        let (app, second_app) = (resource(Service::Apps, "42"), resource(Service::Apps, "43"));
+        for (held, expected) in [
+            (&[][..], [true, false, false, false]),
+            (&["imagewell.upload"], [true, false, false, false]),
+            (&["imagewell.apps.42.edit"], [true, false, true, false]),
+            (&["imagewell.apps.edit"], [true, false, true, true]),
+            (&["imagewell.users.edit"], [true, true, false, false]),
+            (&["imagewell.admin"], [true, true, true, true]),
+        ] {
+            let caller = actor(1, held);
+            let may = [&own, &other, &app, &second_app].map(|resource| check(&caller, Action::EditResource(resource)).is_ok());
+            assert_eq!(may, expected, "{held:?}");
+        }
+        let caller = actor(1, &[]);
+        let by_id = resource(Service::Users, &caller.account.0.to_string());
+        assert!(check(&caller, Action::EditResource(&by_id)).is_ok());
+        assert!(check(&caller, Action::EditResource(&resource(Service::Apps, "ada"))).is_err());
+    }
+
+    #[test]
+    fn what_somebody_uploaded_is_theirs_and_the_admins() {
+        let image = image(1, "crew.view");
+        let mut owner = actor(1, &[]);
+        owner.account = image.owner;
+        assert!(check(&owner, Action::Own(&image)).is_ok());
+        assert!(check(&actor(1, &["imagewell.admin"]), Action::Own(&image)).is_ok());
+        assert!(matches!(check(&actor(1, &["imagewell.upload"]), Action::Own(&image)), Err(Error::Forbidden)));
+        owner.org = OrgId(2);
+        assert!(matches!(check(&owner, Action::Own(&image)), Err(Error::NotFound)));
     }
 
     #[test]

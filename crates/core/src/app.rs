@@ -18,7 +18,7 @@ use crate::passwords::Passwords;
 use crate::spool::Spool;
 use crate::storage::Storage;
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, sweep};
+use crate::{Error, sweep, tickets};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -65,6 +65,9 @@ pub struct Options {
 
 /// Rules of namespaces held in memory; each is a hundred bytes.
 const NAMESPACES_CACHED_MAX: usize = 10_000;
+
+/// Seconds between two looks for temporary images whose time is over; there is an index for it.
+const TICKETS_SWEPT_EVERY: u64 = 10;
 
 /// Weighs cached blobs by their bytes.
 #[derive(Debug, Clone)]
@@ -175,6 +178,11 @@ impl App {
             ticks += 1;
             if let Err(error) = self.refresh_rights().await {
                 tracing::warn!(%error, "rights could not be read again");
+            }
+            if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
+                && let Err(error) = tickets::remove_expired(&self).await
+            {
+                tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
             }
             if ticks.is_multiple_of(60) {
                 self.accounts.forget_old_attempts();

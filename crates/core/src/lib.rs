@@ -6,6 +6,7 @@
 pub mod access;
 pub mod accounts;
 pub mod app;
+pub mod avatars;
 mod db;
 mod error;
 pub mod fetch;
@@ -18,6 +19,7 @@ pub mod provision;
 pub mod spool;
 pub mod storage;
 pub mod sweep;
+pub mod tickets;
 pub mod upload;
 pub mod variant;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! Removes what nothing points at: versions that can't come back, blobs without a row, staging files of a crash, ended sessions. Rows are the truth; whatever
+//! Removes what nothing points at: versions that can't come back, pictures that nobody took, blobs without a row, staging files of a crash, ended sessions. Rows are the truth; whatever
 //! is younger than the grace period may still be on its way to one.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 
 use crate::app::App;
 use crate::model::{BlobKey, Timestamp};
-use crate::{Error, db, files};
+use crate::{Error, db, files, tickets};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
@@ -51,6 +51,13 @@ pub enum Finding {
         /// Its size.
         size_bytes: u64,
     },
+    /// So many temporary images were not taken in time.
+    Expired {
+        /// How many.
+        images: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// So many deleted versions can't come back any more.
     PastUndo {
         /// How many.
@@ -73,11 +80,13 @@ pub struct Summary {
     pub orphans: u64,
     /// Staging files.
     pub leftovers: u64,
+    /// Temporary images whose time is over.
+    pub expired: u64,
     /// Deleted versions whose undo window is over.
     pub versions: u64,
     /// Ended sessions.
     pub sessions: u64,
-    /// Bytes of versions, orphans and leftovers.
+    /// Bytes of images, versions, orphans and leftovers.
     pub bytes: u64,
 }
 
@@ -91,6 +100,10 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     let (versions, bytes) = sweep_versions(app, mode).await?;
     report(&Finding::PastUndo { versions, bytes });
     (summary.versions, summary.bytes) = (versions, bytes);
+    let (expired, bytes) = sweep_tickets(app, mode).await?;
+    report(&Finding::Expired { images: expired, bytes });
+    summary.expired = expired;
+    summary.bytes += bytes;
     sweep_blobs(app, mode, grace, &mut summary, &mut report).await?;
     for leftover in app.storage.leftovers(grace).await? {
         summary.leftovers += 1;
@@ -116,6 +129,13 @@ async fn sweep_versions(app: &App, mode: Mode) -> Result<(u64, u64), Error> {
     match mode {
         Mode::DryRun => db::files::count_past_undo(&app.database, Timestamp::now().minus(undo)).await,
         Mode::Remove => files::remove_past_undo(app, undo).await,
+    }
+}
+
+async fn sweep_tickets(app: &App, mode: Mode) -> Result<(u64, u64), Error> {
+    match mode {
+        Mode::DryRun => db::tickets::count_expired(&app.database, Timestamp::now()).await,
+        Mode::Remove => tickets::remove_expired(app).await,
     }
 }
 

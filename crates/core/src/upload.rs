@@ -10,7 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::model::{
-    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, FileName, Image, ImageId, Namespace, State, Timestamp, Version,
+    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, FileName, Image, ImageId, Namespace, State, TicketNumber, TicketNumbers,
+    Timestamp, Version,
 };
 use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
 use crate::{Error, access, db};
@@ -30,26 +31,32 @@ pub enum Accept {
     },
     /// An image in this format, or nothing at all: a placeholder that a later version fills.
     ImageOrNothing(Format),
+    /// An image in one of these formats.
+    ImagesIn(Vec<Format>),
     /// Any bytes or nothing, kept unseen and served as this format.
     Unseen(Format),
 }
 
 impl Accept {
     fn inspects(&self) -> bool {
-        matches!(self, Self::Images | Self::ImageOrNothing(_))
+        matches!(self, Self::Images | Self::ImagesIn(_) | Self::ImageOrNothing(_))
     }
 
     fn allows_nothing(&self) -> bool {
         matches!(self, Self::ImageOrNothing(_) | Self::Unseen(_))
     }
 
-    /// Refuses an image in another format than the one that was promised.
+    /// Refuses an image in another format than was promised.
     fn judge(&self, found: Format) -> Result<(), Error> {
         match self {
             Self::ImageOrNothing(promised) if *promised != found => Err(Error::invalid(format!(
                 "the bytes are {found} and the name says {promised}: give it a name that ends in .{}, or send {promised}",
                 found.extension()
             ))),
+            Self::ImagesIn(accepted) if !accepted.contains(&found) => {
+                let accepted = accepted.iter().map(Format::to_string).collect::<Vec<_>>().join(", ");
+                Err(Error::invalid(format!("the bytes are {found}; accepted are {accepted}")))
+            }
             _ => Ok(()),
         }
     }
@@ -67,6 +74,13 @@ pub enum Target {
         /// An id of the caller's choice.
         id: Option<ImageId>,
     },
+    /// A picture in the dropbox, named by a ticket.
+    Ticket {
+        /// For so long, unless somebody takes it.
+        lifetime: Duration,
+        /// How its number is chosen.
+        numbers: TicketNumbers,
+    },
     /// The next version of a named file; the first one makes the name.
     Name {
         /// Inside the request's namespace.
@@ -79,7 +93,7 @@ pub enum Target {
 impl Target {
     fn action(&self) -> access::Action<'static> {
         match self {
-            Self::Application { .. } => access::Action::Upload,
+            Self::Application { .. } | Self::Ticket { .. } => access::Action::Upload,
             Self::Name { .. } => access::Action::WriteFiles,
         }
     }
@@ -196,26 +210,30 @@ impl Received {
     ///
     /// # Errors
     /// [`Error::Conflict`], [`Error::NoSpace`], [`Error::Internal`]; nothing stays behind that a reader could see.
-    pub async fn store(self) -> Result<Arc<Image>, Error> {
+    pub async fn store(self) -> Result<Stored, Error> {
         let Self { app, request, spooled, facts, _permit } = self;
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
         app.storage.put(&image.version.blob, &spooled.content).await?;
-        let (row, named) = (image.clone(), matches!(request.target, Target::Name { .. }));
+        let (row, target) = (image.clone(), request.target.clone());
         let committed = app
             .database
             .write(move |connection| {
                 Box::pin(async move {
-                    if named {
-                        return db::files::add_version(connection, row).await;
+                    match target {
+                        Target::Name { .. } => db::files::add_version(connection, row).await.map(|row| (row, None)),
+                        Target::Application { .. } => db::images::insert(connection, &row).await.map(|()| (row, None)),
+                        Target::Ticket { lifetime, numbers } => {
+                            let expires = row.created.plus(lifetime);
+                            let ticket = db::tickets::add(connection, &row, numbers, expires).await?;
+                            Ok((row, Some(ticket)))
+                        }
                     }
-                    db::images::insert(connection, &row).await?;
-                    Ok(row)
                 })
             })
             .await;
-        let image = match committed {
-            Ok(image) => image,
+        let (image, ticket) = match committed {
+            Ok(stored) => stored,
             Err(error) => {
                 discard(&app, &image, &error).await;
                 return Err(error);
@@ -225,8 +243,17 @@ impl Received {
         app.halt.check()?;
         metrics::counter!("imagewell_uploads_total").increment(1);
         metrics::counter!("imagewell_upload_bytes_total").increment(image.version.size_bytes);
-        Ok(Arc::new(image))
+        Ok(Stored { image: Arc::new(image), ticket })
     }
+}
+
+/// What was stored, and may be acknowledged.
+#[derive(Debug)]
+pub struct Stored {
+    /// The image with the version that was sent.
+    pub image: Arc<Image>,
+    /// Its ticket, if it is a temporary one.
+    pub ticket: Option<TicketNumber>,
 }
 
 /// The image as it will be stored. The number, and for a name that exists the identity, are told by the database.
@@ -234,7 +261,7 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
     let now = Timestamp::now();
     let format = facts.map(|facts| facts.format).or(match request.accept {
         Accept::ImageOrNothing(format) | Accept::Unseen(format) => Some(format),
-        Accept::Images | Accept::AnyFile { .. } => None,
+        Accept::Images | Accept::ImagesIn(_) | Accept::AnyFile { .. } => None,
     });
     let blob = BlobKey::mint(&request.namespace, request.actor.org, format.map_or("bin", Format::extension));
     let mut image = Image {
@@ -247,6 +274,7 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
         permission: ActionKey::built_in(ActionKey::FILES_READ),
         acl: Acl::Private,
         state: State::Kept,
+        crop: None,
         latest_number: 1,
         version: Version {
             number: 1,
@@ -269,6 +297,10 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
         Target::Application { app_key, permission, id } => {
             (image.app_key, image.permission) = (Some(app_key), permission);
             image.id = id.unwrap_or(image.id);
+        }
+        Target::Ticket { .. } => {
+            image.permission = ActionKey::built_in(ActionKey::UPLOAD);
+            image.state = State::Temporary;
         }
         Target::Name { name, attribution } => {
             image.name = Some(name);

@@ -20,11 +20,13 @@ pub struct Variant {
     pub format: Format,
 }
 
-/// Takes the rendering from the cache or makes it, once however many ask.
+/// Takes the rendering from the cache or makes it, once however many ask. The image's crop outweighs the transform's.
 ///
 /// # Errors
 /// [`Error::Invalid`] when the image can't be rendered, [`Error::Busy`] when no worker is free.
 pub async fn open_or_render(app: &App, image: &Image, transform: &Transform) -> Result<Variant, Error> {
+    // What is to be seen of an image is the image's own, whoever asks.
+    let transform = &Transform { crop: image.crop, ..*transform };
     let key = Storage::variant_key(&image.version.blob, &transform.to_string());
     let bytes = app
         .blobs

@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::api::problem::Problem;
-use crate::api::{file_service, opsportal, s3};
+use crate::api::{dropbox, file_service, opsportal, s3};
 use crate::serve::Service;
 use crate::telemetry;
 
@@ -56,6 +56,7 @@ fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
 enum Area {
     Opsportal,
     FileService,
+    Dropbox,
     Links,
     Other,
 }
@@ -67,6 +68,8 @@ impl Area {
             Self::Opsportal
         } else if begins_with(&["/api_gateway", "/v3/oauth"]) {
             Self::FileService
+        } else if begins_with(&["/api/"]) {
+            Self::Dropbox
         } else if begins_with(&["/imagewell/"]) {
             Self::Links
         } else {
@@ -80,6 +83,7 @@ fn face(uri: &Uri, status: StatusCode, message: &'static str) -> Response {
     match Area::of(uri) {
         Area::Opsportal => opsportal::Refusal::outside(status, message).into_response(),
         Area::FileService => file_service::Refusal::outside(status, message).into_response(),
+        Area::Dropbox => dropbox::Refusal::outside(status, message).into_response(),
         Area::Links => s3::Refusal::outside(status, message).into_response(),
         Area::Other => Problem::new(status, message).into_response(),
     }
@@ -99,6 +103,7 @@ pub async fn not_found(uri: Uri) -> Response {
     match Area::of(&uri) {
         Area::Opsportal => opsportal::Refusal::no_such_route().into_response(),
         Area::FileService => file_service::Refusal::no_such_route().into_response(),
+        Area::Dropbox => dropbox::Refusal::outside(StatusCode::NOT_FOUND, "There is nothing at this path.").into_response(),
         Area::Links => s3::Refusal::denied("Access Denied").into_response(),
         Area::Other => Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response(),
     }

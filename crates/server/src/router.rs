@@ -4,11 +4,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Method, header};
 use axum::middleware;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 
+use crate::api::dropbox::{avatars, login, pictures};
 use crate::api::file_service::{self, files, token};
 use crate::api::opsportal::{base64, read, site, upload};
 use crate::api::s3;
@@ -41,6 +42,15 @@ pub fn router(service: Service) -> Router {
         .route("/api_gateway/file-service/{namespace}/{filename}/acl", put(files::set_acl))
         .route("/api_gateway/file-service/{namespace}/{filename}/restore", post(files::restore))
         .route("/v3/oauth/token/generate", post(token::generate))
+        // Dropbox: pictures and avatars
+        .route("/api/dropbox/pictures", post(pictures::add))
+        .route("/api/dropbox/pictures/{PictureID}", get(pictures::show).put(pictures::crop))
+        .route("/api/{service}/{ID}/avatar", get(avatars::show).put(avatars::take))
+        .route("/api/{service}/{ID}/avatars/{AvatarVersionID}", get(avatars::show_version))
+        .route("/api/users/{ID}/picture", delete(avatars::drop_picture))
+        .route("/api/login", post(login::log_in))
+        .route("/api/login/renewToken", post(login::renew))
+        .route("/api/logout", post(login::log_out))
         // Links
         .route("/imagewell/{namespace}/{org}/{blob}", any(s3::read))
         // Operation
@@ -109,6 +119,16 @@ fn cors(service: &Service) -> CorsLayer {
         files::delete,
         files::restore,
         token::generate,
+        pictures::add,
+        pictures::show,
+        pictures::crop,
+        avatars::take,
+        avatars::show,
+        avatars::show_version,
+        avatars::drop_picture,
+        login::log_in,
+        login::renew,
+        login::log_out,
         s3::read,
         health::alive,
         health::ready,

@@ -124,9 +124,10 @@ impl Accounts {
         }
         let generation = self.generation();
         let org = db::accounts::find_org(&self.database, &caller.org).await?.ok_or(Error::Forbidden)?;
-        let account = self.outside_account(org, &caller).await?;
-        let actions = db::accounts::actions_of_roles(&self.database, org, &caller.roles).await?;
-        let actor = Arc::new(Actor { org, account, login: caller.subject.clone(), actions });
+        let account = self.outside_account(org.id, &caller).await?;
+        let actions = db::accounts::actions_of_roles(&self.database, org.id, &caller.roles).await?;
+        let (org, org_name) = (org.id, org.name);
+        let actor = Arc::new(Actor { org, org_name, account, login: caller.subject.clone(), actions });
         self.machines.outside.insert(caller.clone(), Arc::clone(&actor));
         if self.generation() != generation {
             self.machines.outside.remove(&caller);

@@ -84,7 +84,7 @@ impl Accounts {
     }
 
     /// Checks name and password and starts a session. `login` is a login or an e-mail address, or `org/login` where several
-    /// orgs know the same one. A session that the caller had before ends.
+    /// orgs know the same one. A session that the caller had before ends. The new one ends after `lifetime`, if that is given.
     ///
     /// # Errors
     /// [`Error::WrongCredentials`], [`Error::TooMany`], [`Error::Busy`].
@@ -94,10 +94,11 @@ impl Accounts {
         password: &str,
         address: IpAddr,
         previous: Option<&SessionToken>,
+        lifetime: Option<Duration>,
     ) -> Result<(SessionToken, Arc<Actor>), Error> {
         let account = self.verify(AccountKind::User, login, password, address).await?;
         let actor = db::accounts::actor(&self.database, account.id).await?.ok_or(Error::WrongCredentials)?;
-        let token = self.start_session(&actor, previous).await?;
+        let token = self.start_session(&actor, previous, lifetime).await?;
         tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %address, "logged in");
         metrics::counter!("imagewell_logins_total", "outcome" => "accepted").increment(1);
         Ok((token, Arc::new(actor)))
@@ -136,11 +137,17 @@ impl Accounts {
         })
     }
 
-    async fn start_session(&self, actor: &Actor, previous: Option<&SessionToken>) -> Result<SessionToken, Error> {
+    async fn start_session(
+        &self,
+        actor: &Actor,
+        previous: Option<&SessionToken>,
+        lifetime: Option<Duration>,
+    ) -> Result<SessionToken, Error> {
         let token = SessionToken::mint()?;
         let (hash, previous) = (token.hash(), previous.map(SessionToken::hash));
         let now = Timestamp::now();
-        let session = Session { account: actor.account, last_used: now, expires: now.plus(self.limits.absolute) };
+        let session =
+            Session { account: actor.account, last_used: now, expires: now.plus(lifetime.unwrap_or(self.limits.absolute)) };
         self.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -155,6 +162,16 @@ impl Accounts {
             self.sessions.remove(&previous);
         }
         Ok(token)
+    }
+
+    /// A session for the same caller in the place of one that is still good.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`] when it isn't.
+    pub async fn renew(&self, token: &SessionToken, lifetime: Duration) -> Result<(SessionToken, Arc<Actor>), Error> {
+        let actor = self.session(token).await?.ok_or(Error::Unauthenticated)?;
+        let renewed = self.start_session(&actor, Some(token), Some(lifetime)).await?;
+        Ok((renewed, actor))
     }
 
     /// The caller that a session belongs to, or none when it has ended. Warm sessions touch no database.

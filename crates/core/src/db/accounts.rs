@@ -29,7 +29,7 @@ statements! {
     INSERT_ACCOUNT = "INSERT INTO accounts (id, org_id, kind, login, login_folded, email_folded, secret_hash, disabled, \
         token_ttl_seconds, created_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     UPDATE_ACCOUNT = "UPDATE accounts SET email_folded = $2, secret_hash = $3, disabled = $4, token_ttl_seconds = $5 WHERE id = $1";
-    ACCOUNT_BY_ID = "SELECT id, org_id, login, email_folded, secret_hash, disabled, token_ttl_seconds FROM accounts WHERE id = $1";
+    CALLER = "SELECT a.org_id, o.name, a.login, a.disabled FROM accounts a JOIN orgs o ON o.id = a.org_id WHERE a.id = $1";
     TOKEN_TTL = "SELECT token_ttl_seconds FROM accounts WHERE id = $1";
     ACCOUNT_ROLES = "SELECT role FROM account_roles WHERE account_id = $1";
     INSERT_ACCOUNT_ROLE = "INSERT INTO account_roles (account_id, org_id, role) VALUES ($1, $2, $3)";
@@ -102,17 +102,12 @@ pub(crate) async fn login_candidates(database: &Database, kind: AccountKind, log
 /// The account as a caller, with everything its roles allow; none when it is gone or disabled.
 pub(crate) async fn actor(database: &Database, id: AccountId) -> Result<Option<Actor>, Error> {
     let key = id.0.to_string();
-    let row: Option<Row> =
-        sqlx::query_as(ACCOUNT_BY_ID).bind(&key).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
-    let Some(row) = row.filter(|row| !row.disabled) else { return Ok(None) };
+    let row: Option<(i64, String, String, bool)> =
+        sqlx::query_as(CALLER).bind(&key).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let Some((org, org_name, login, _)) = row.filter(|(.., disabled)| !disabled) else { return Ok(None) };
     let actions: Vec<String> =
         sqlx::query_scalar(ACTIONS).bind(&key).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
-    Ok(Some(Actor {
-        org: OrgId(row.org_id),
-        account: id,
-        login: row.login,
-        actions: actions.into_iter().collect::<BTreeSet<_>>(),
-    }))
+    Ok(Some(Actor { org: OrgId(org), org_name, account: id, login, actions: actions.into_iter().collect::<BTreeSet<_>>() }))
 }
 
 /// For how long a client's tokens are to live, where that is decided.
@@ -126,13 +121,13 @@ pub(crate) async fn token_ttl_seconds(database: &Database, id: AccountId) -> Res
 }
 
 /// The org that a number or a name stands for.
-pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Result<Option<OrgId>, Error> {
+pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Result<Option<Org>, Error> {
     let query = match number_or_name.parse::<i64>() {
         Ok(number) => sqlx::query_as::<_, (i64, String)>(ORG_BY_ID).bind(number),
         Err(_) => sqlx::query_as(ORG_BY_NAME).bind(number_or_name.to_owned()),
     };
     let row = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
-    Ok(row.map(|(id, _)| OrgId(id)))
+    Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
 }
 
 /// What these roles allow together; unknown ones allow nothing.

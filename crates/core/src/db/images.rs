@@ -1,3 +1,4 @@
+use imagewell_imaging::transform::Crop;
 use imagewell_imaging::{Facts, Format, Orientation};
 use sqlx::FromRow;
 
@@ -12,8 +13,8 @@ use crate::model::{
 macro_rules! select_image {
     ($rest:literal) => {
         concat!(
-            "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.name, i.app_key, i.permission, i.acl, i.state, i.latest_version, \
-             i.created_us, v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, \
+            "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.name, i.app_key, i.permission, i.acl, i.state, i.crop_x, i.crop_y, \
+             i.crop_width, i.crop_height, i.latest_version, i.created_us, v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, \
              v.frames, v.orientation, v.created_by, v.attribution_entity_type, v.attribution_code, \
              v.created_us AS version_created_us FROM images i JOIN versions v ON v.image_id = i.id ",
             $rest
@@ -47,6 +48,10 @@ pub(super) struct Row {
     permission: Option<String>,
     acl: String,
     state: String,
+    crop_x: Option<i64>,
+    crop_y: Option<i64>,
+    crop_width: Option<i64>,
+    crop_height: Option<i64>,
     latest_version: i64,
     created_us: i64,
     number: i64,
@@ -78,7 +83,7 @@ impl TryFrom<Row> for Image {
 impl Row {
     /// None when a column holds what this version of imagewell doesn't know.
     fn into_image(self) -> Option<Image> {
-        let facts = self.facts();
+        let (facts, crop) = (self.facts(), self.crop());
         Some(Image {
             id: ImageId::parse(&self.id).ok()?,
             org: OrgId(self.org_id),
@@ -89,6 +94,7 @@ impl Row {
             permission: ActionKey::parse(&self.permission?).ok()?,
             acl: Acl::from_stored(&self.acl)?,
             state: State::from_stored(&self.state)?,
+            crop,
             latest_number: u32::try_from(self.latest_version).ok()?,
             version: Version {
                 number: u32::try_from(self.number).ok()?,
@@ -104,6 +110,12 @@ impl Row {
             },
             created: Timestamp(self.created_us),
         })
+    }
+
+    fn crop(&self) -> Option<Crop> {
+        let number = |column: Option<i64>| u32::try_from(column?).ok();
+        let (x, y) = (number(self.crop_x)?, number(self.crop_y)?);
+        Some(Crop { x, y, width: number(self.crop_width)?, height: number(self.crop_height)? })
     }
 
     fn facts(&self) -> Option<Facts> {
@@ -126,7 +138,7 @@ fn known<T>(column: Option<String>, parse: impl FnOnce(String) -> Option<T>) -> 
     }
 }
 
-/// Adds an image of an application with its first version.
+/// Adds an image without a name, with its first version.
 pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result<(), Error> {
     sqlx::query(INSERT_IMAGE)
         .bind(image.id.to_string())

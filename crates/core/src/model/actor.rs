@@ -7,6 +7,8 @@ use super::{AccountId, ActionKey, OrgId};
 pub struct Actor {
     /// The tenant it belongs to.
     pub org: OrgId,
+    /// The tenant's name.
+    pub org_name: String,
     /// The account it proved to be.
     pub account: AccountId,
     /// The account's login, for greeting and for the audit log.

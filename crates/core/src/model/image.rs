@@ -1,5 +1,6 @@
 use std::fmt;
 
+use imagewell_imaging::transform::Crop;
 use uuid::Uuid;
 
 use super::action::is_plain_key;
@@ -67,6 +68,8 @@ impl AppKey {
 pub enum State {
     /// Without bytes so far: a placeholder that the next version fills.
     Draft,
+    /// Gone at a certain time unless somebody takes it.
+    Temporary,
     /// Stored for good.
     Kept,
     /// Without a version that could be read. It keeps its name and its id, and may come back.
@@ -79,6 +82,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draft => "draft",
+            Self::Temporary => "temporary",
             Self::Kept => "kept",
             Self::Deleted => "deleted",
         }
@@ -87,7 +91,7 @@ impl State {
     /// From its stored form.
     #[must_use]
     pub fn from_stored(text: &str) -> Option<Self> {
-        [Self::Draft, Self::Kept, Self::Deleted].into_iter().find(|state| state.as_str() == text)
+        [Self::Draft, Self::Temporary, Self::Kept, Self::Deleted].into_iter().find(|state| state.as_str() == text)
     }
 
     /// What an image is whose newest readable version has this many bytes.
@@ -144,6 +148,8 @@ pub struct Image {
     pub acl: Acl,
     /// Where it is in its life.
     pub state: State,
+    /// What of it is to be seen. It belongs to the image, never to its bytes, and every rendering obeys it.
+    pub crop: Option<Crop>,
     /// Number of the newest version that can be read.
     pub latest_number: u32,
     /// The newest version, or the one that was asked for.

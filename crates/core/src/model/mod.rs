@@ -9,7 +9,9 @@ mod image;
 mod key;
 mod namespace;
 mod org;
+mod resource;
 mod session;
+mod ticket;
 mod time;
 mod version;
 
@@ -22,7 +24,9 @@ pub use image::{Acl, AppKey, Image, ImageId, State};
 pub use key::{KeyPurpose, SigningKey};
 pub use namespace::{Namespace, NamespaceRules};
 pub use org::{Org, OrgId};
+pub use resource::{Resource, Service};
 pub use session::{SessionToken, SessionTokenHash};
+pub use ticket::{TicketNumber, TicketNumbers};
 pub use time::Timestamp;
 pub use version::{Attribution, Digest, Version};
 

@@ -14,6 +14,8 @@ impl Namespace {
     pub const OPSPORTAL_IMAGES: Self = Self(Cow::Borrowed("opsportal-images"));
     /// Files of any kind that the OpsPortal API keeps unseen.
     pub const OPSPORTAL_FILES: Self = Self(Cow::Borrowed("opsportal-files"));
+    /// Pictures of the Dropbox API, avatars among them.
+    pub const DROPBOX_PICTURES: Self = Self(Cow::Borrowed("dropbox-pictures"));
     /// Longest name, in bytes.
     pub const BYTES_MAX: usize = 63;
     /// Taken by the store itself and by a route beside the namespaces.

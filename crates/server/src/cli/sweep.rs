@@ -17,7 +17,8 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
         Finding::Leftover { path, size_bytes } => {
             println!("{verb} {} ({size_bytes} bytes): a staging file of an upload that was cut off", path.display());
         }
-        Finding::PastUndo { versions: 0, .. } | Finding::EndedSessions(0) => {}
+        Finding::Expired { images: 0, .. } | Finding::PastUndo { versions: 0, .. } | Finding::EndedSessions(0) => {}
+        Finding::Expired { images, bytes } => println!("{verb} {images} pictures ({bytes} bytes): nobody took them in time"),
         Finding::PastUndo { versions, bytes } => {
             println!("{verb} {versions} deleted versions ({bytes} bytes): they can't be restored any more");
         }
@@ -27,8 +28,8 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
     .await
     .map_err(explained)?;
     println!(
-        "{} blobs looked at; {verb} {} deleted versions, {} orphans, {} staging files, {} sessions, {} bytes",
-        summary.blobs, summary.versions, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
+        "{} blobs looked at; {verb} {} expired pictures, {} deleted versions, {} orphans, {} staging files, {} sessions, {} bytes",
+        summary.blobs, summary.expired, summary.versions, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
     );
     service.app.database.close().await;
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 pub use reference::reference;
 pub use settings::{Entry, IdentityProviderSettings, Settings, TlsSettings};
-pub use value::{LogFormat, Origin, ResourcePolicy, Value, WebUrl, Zone};
+pub use value::{LogFormat, Origin, ResourcePolicy, TicketNumbering, Value, WebUrl, Zone};
 
 /// Environment variables of ours start with this.
 const PREFIX: &str = "IMAGEWELL_";
@@ -200,6 +200,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
         !(1..=imagewell_core::keys::TOKEN_TTL_MAX.as_secs()).contains(&settings.oauth.token_ttl_seconds),
         "oauth.token_ttl_seconds: from 1 to 3600",
     );
+    fault(settings.dropbox.ticket_ttl_seconds == 0, "dropbox.ticket_ttl_seconds: at least 1");
+    fault(settings.dropbox.session_seconds == 0, "dropbox.session_seconds: at least 1");
+    fault(!(1..=4096).contains(&settings.dropbox.size_px_max), "dropbox.size_px_max: from 1 to 4096");
     fault(settings.oauth.issuer.is_empty(), "oauth.issuer: may not be empty");
     let provider = &settings.identity_provider;
     fault(

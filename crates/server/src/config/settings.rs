@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, Value, WebUrl, Zone};
+use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
 
 /// One setting, as the reference and the loader see it.
 pub struct Entry {
@@ -291,6 +291,26 @@ settings! {
         time_zone: Zone = "UTC";
         /// Versions listed in one answer.
         versions_per_answer_max: NonZeroU32 = "1000";
+    }
+
+    /// The Dropbox pictures API.
+    dropbox: DropboxSettings {
+        /// Bytes of the largest picture.
+        upload_bytes_max: u64 = "4194304";
+        /// Seconds for which a picture waits to be taken.
+        ticket_ttl_seconds: u64 = "3600";
+        /// How pictures get their ids. At random, nobody can guess one; as a series they are small numbers from 1001.
+        ticket_numbers: TicketNumbering = "random";
+        /// Whether everybody who has a picture's id may look at it. Otherwise its uploader and site admins may.
+        pictures_for_everyone: bool = "true";
+        /// Pixels of the largest `size`.
+        size_px_max: u32 = "1024";
+        /// Seconds for which a login lasts, unless it is renewed.
+        session_seconds: u64 = "1800";
+        /// Whether requests that change something must show the CSRF token.
+        csrf_on_writes: bool = "true";
+        /// Whether requests that only read, and need a login, must show it too. `<img>` can't.
+        csrf_on_reads: bool = "false";
     }
 
     /// Access tokens that imagewell gives to OAuth clients.

@@ -267,6 +267,16 @@ choice! {
 }
 
 choice! {
+    /// How temporary pictures get their ids.
+    TicketNumbering {
+        /// Drawn, so that nobody can count upwards.
+        Random = "random",
+        /// One after the other.
+        Series = "series",
+    }
+}
+
+choice! {
     /// Who may embed images: the value of `Cross-Origin-Resource-Policy`.
     ResourcePolicy {
         /// Pages of the same origin.

@@ -64,7 +64,7 @@ pub async fn upload(State(service): State<Service>, path: FilePath, request: Req
     if received.is_err() {
         intake.linger();
     }
-    let image = received?.store().await?;
+    let image = received?.store().await?.image;
     Ok(Json(FileAnswer::uploaded(&service, &image, &context(&service, &head, &asked.rules))?))
 }
 

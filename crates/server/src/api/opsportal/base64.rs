@@ -105,7 +105,7 @@ async fn receive(
         accept: Accept::Images,
     };
     let admitted = upload::admit(&service.app, request).await?;
-    let image = admitted.receive(decoded(text, wrapping)).await?.store().await?;
+    let image = admitted.receive(decoded(text, wrapping)).await?.store().await?.image;
     Ok(Json(Uploaded::new(image.id.to_string(), uploading.is_webix)))
 }
 

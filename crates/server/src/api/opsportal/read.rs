@@ -129,7 +129,7 @@ fn carries_metadata(image: &Image) -> bool {
 async fn rendered(service: &Service, asked: &Asked<'_>, image: &Image, fit: Fit) -> StdResult<Response, Error> {
     let variant = variant::open_or_render(&service.app, image, &Transform::of(fit)).await?;
     let representation = Representation {
-        etag: format!("{}-{}", image.version.digest, Transform::of(fit)),
+        etag: format!("{}-{}", image.version.digest, Transform { crop: image.crop, ..Transform::of(fit) }),
         modified: image.version.created.to_system_time(),
         content_type: variant.format.media_type().to_owned(),
         disposition: delivery::inline(&format!("{}.{}", image.id, variant.format.extension())),

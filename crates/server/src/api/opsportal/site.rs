@@ -96,7 +96,7 @@ pub async fn login(
             Err(refusal)
         };
     };
-    match service.app.accounts.log_in(username, password, address, before.token()).await {
+    match service.app.accounts.log_in(username, password, address, before.token(), None).await {
         Ok((token, actor)) => {
             let answer =
                 if html { Redirect::to("/").into_response() } else { Json(LoggedIn::new(actor.login.clone())).into_response() };

@@ -103,7 +103,7 @@ async fn receive(service: Service, kind: Kind, path: Vec<(String, String)>, requ
         intake.linger();
     }
     let (received, is_webix) = received?;
-    let image = received.store().await?;
+    let image = received.store().await?.image;
     Ok(Json(Uploaded::new(image.id.to_string(), is_webix)))
 }
 

@@ -1,0 +1,56 @@
+//! Avatars: pictures that resources have taken out of the dropbox. A resource keeps those that it had before.
+
+use crate::app::App;
+use crate::model::{Actor, Image, Resource, TicketNumber, Timestamp};
+use crate::{Error, access, db, tickets};
+
+/// The present avatar, or the one of a number. None stands for the generated default.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is none of that number.
+pub async fn find(app: &App, actor: &Actor, resource: &Resource, number: Option<i64>) -> Result<Option<Image>, Error> {
+    let image = db::avatars::find(&app.database, actor.org, resource, number).await?;
+    match image {
+        Some(image) => access::check(actor, access::Action::ViewAsMember(&image)).map(|()| Some(image)),
+        None if number.is_some() => Err(Error::NotFound),
+        None => Ok(None),
+    }
+}
+
+/// Takes a picture out of the dropbox: it is kept from now on and is the resource's avatar, or nothing has changed. Gives the
+/// avatar's number.
+///
+/// # Errors
+/// [`Error::Forbidden`] for those who may not edit the resource, or didn't upload the picture; [`Error::NotFound`] when the ticket is
+/// not good any more, also when another resource was faster.
+pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketNumber) -> Result<i64, Error> {
+    access::check(actor, access::Action::EditResource(resource))?;
+    let image = tickets::find_own(app, actor, number).await?;
+    let (row, org, by, now) = (resource.clone(), actor.org, actor.account, Timestamp::now());
+    let avatar = app
+        .database
+        .write(move |connection| {
+            Box::pin(async move {
+                let id = db::tickets::claim(connection, number, org, now).await?.ok_or(Error::NotFound)?;
+                db::avatars::append(connection, org, &row, Some(id), by).await
+            })
+        })
+        .await?;
+    app.images.remove(&image.id);
+    tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, image = %image.id, "avatar taken");
+    avatar.ok_or_else(|| Error::Internal { detail: "a picture was taken and is no avatar".into() })
+}
+
+/// Goes back to the default. The avatars that the resource had stay.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn drop_current(app: &App, actor: &Actor, resource: &Resource) -> Result<(), Error> {
+    access::check(actor, access::Action::EditResource(resource))?;
+    let (row, org, by) = (resource.clone(), actor.org, actor.account);
+    app.database
+        .write(move |connection| Box::pin(async move { db::avatars::append(connection, org, &row, None, by).await }))
+        .await?;
+    tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, "avatar dropped");
+    Ok(())
+}

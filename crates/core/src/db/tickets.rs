@@ -1,0 +1,164 @@
+//! Temporary images: adding them with a ticket, finding them by it, taking them, and what is left of those that nobody took.
+
+use imagewell_imaging::transform::Crop;
+
+use super::images::{Row, insert, select_image};
+use super::{Connection, Database, read_failed, statements, write_failed};
+use crate::Error;
+use crate::model::{BlobKey, Image, ImageId, OrgId, TicketNumber, TicketNumbers, Timestamp};
+
+statements! {
+    INSERT_TICKET = "INSERT INTO tickets (number, image_id, org_id, expires_us) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT (number) DO NOTHING";
+    NEXT_OF_SERIES = "UPDATE ticket_series SET last_number = last_number + 1 WHERE only_row = 1 RETURNING last_number";
+    FIND = select_image!("JOIN tickets t ON t.image_id = i.id WHERE t.number = $1 AND t.expires_us > $2 \
+        AND v.number = i.latest_version AND v.deleted_us IS NULL");
+    SET_CROP = "UPDATE images SET crop_x = $2, crop_y = $3, crop_width = $4, crop_height = $5 WHERE id = $1 \
+        AND EXISTS (SELECT 1 FROM tickets WHERE image_id = $1 AND expires_us > $6)";
+    CLAIM = "DELETE FROM tickets WHERE number = $1 AND org_id = $2 AND expires_us > $3 RETURNING image_id";
+    KEEP = "UPDATE images SET state = 'kept' WHERE id = $1 AND state = 'temporary'";
+    EXPIRED = "SELECT t.number, t.image_id, v.blob_key, v.size_bytes FROM tickets t JOIN versions v ON v.image_id = t.image_id \
+        WHERE t.expires_us <= $1 ORDER BY t.expires_us LIMIT $2";
+    COUNT_EXPIRED = "SELECT COUNT(*), COALESCE(SUM(v.size_bytes), 0) FROM tickets t JOIN versions v ON v.image_id = t.image_id \
+        WHERE t.expires_us <= $1";
+    FORGET_TICKET = "DELETE FROM tickets WHERE number = $1 AND expires_us <= $2";
+    FORGET_VERSIONS = "DELETE FROM versions WHERE image_id = $1";
+    FORGET_IMAGE = "DELETE FROM images WHERE id = $1";
+}
+
+/// Draws of a random number before giving up; one is enough but for an incredible coincidence.
+const DRAWS: usize = 8;
+
+/// A temporary image whose time is over.
+#[derive(Debug)]
+pub(crate) struct Expired {
+    number: i64,
+    image: String,
+    pub(crate) blob: BlobKey,
+    pub(crate) size_bytes: u64,
+}
+
+/// Adds a temporary image and gives it a ticket.
+pub(crate) async fn add(
+    connection: &mut Connection,
+    image: &Image,
+    numbers: TicketNumbers,
+    expires: Timestamp,
+) -> Result<TicketNumber, Error> {
+    insert(connection, image).await?;
+    for _ in 0..DRAWS {
+        let number = match numbers {
+            TicketNumbers::Random => TicketNumber::draw()?,
+            TicketNumbers::Series => {
+                let next: i64 =
+                    sqlx::query_scalar(NEXT_OF_SERIES).fetch_one(&mut *connection).await.map_err(|error| write_failed(&error))?;
+                TicketNumber::from_stored(next)
+            }
+        };
+        let done = sqlx::query(INSERT_TICKET)
+            .bind(number.get())
+            .bind(image.id.to_string())
+            .bind(image.org.0)
+            .bind(expires.0)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| write_failed(&error))?;
+        if done.rows_affected() > 0 {
+            return Ok(number);
+        }
+    }
+    Err(Error::Internal { detail: "no ticket number is free".into() })
+}
+
+/// The image of a ticket that is still good, in whichever org it is.
+pub(crate) async fn find(database: &Database, number: TicketNumber, now: Timestamp) -> Result<Option<Image>, Error> {
+    let row: Option<Row> = sqlx::query_as(FIND)
+        .bind(number.get())
+        .bind(now.0)
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    row.map(Image::try_from).transpose()
+}
+
+/// Gives a temporary image its crop, or takes it away. False when it isn't temporary any more.
+pub(crate) async fn set_crop(
+    connection: &mut Connection,
+    id: ImageId,
+    crop: Option<Crop>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let done = sqlx::query(SET_CROP)
+        .bind(id.to_string())
+        .bind(crop.map(|crop| i64::from(crop.x)))
+        .bind(crop.map(|crop| i64::from(crop.y)))
+        .bind(crop.map(|crop| i64::from(crop.width)))
+        .bind(crop.map(|crop| i64::from(crop.height)))
+        .bind(now.0)
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Takes the image out of the dropbox for good. None when the ticket is not good any more: of many who try, one gets it.
+pub(crate) async fn claim(
+    connection: &mut Connection,
+    number: TicketNumber,
+    org: OrgId,
+    now: Timestamp,
+) -> Result<Option<ImageId>, Error> {
+    let id: Option<String> = sqlx::query_scalar(CLAIM)
+        .bind(number.get())
+        .bind(org.0)
+        .bind(now.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    let Some(id) = id else { return Ok(None) };
+    sqlx::query(KEEP).bind(&id).execute(connection).await.map_err(|error| write_failed(&error))?;
+    Ok(Some(ImageId::parse(&id)?))
+}
+
+/// Some temporary images whose time is over, by index.
+pub(crate) async fn expired(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Expired>, Error> {
+    let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(EXPIRED)
+        .bind(now.0)
+        .bind(i64::from(count))
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok(rows
+        .into_iter()
+        .map(|(number, image, key, size)| Expired {
+            number,
+            image,
+            blob: BlobKey::from_stored(key),
+            size_bytes: u64::try_from(size).unwrap_or(0),
+        })
+        .collect())
+}
+
+/// How many there are, and their bytes.
+pub(crate) async fn count_expired(database: &Database, now: Timestamp) -> Result<(u64, u64), Error> {
+    let (count, bytes): (i64, i64) =
+        sqlx::query_as(COUNT_EXPIRED).bind(now.0).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+    Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
+}
+
+/// Removes the rows of an expired image. False when it was taken at the last moment.
+pub(crate) async fn forget(connection: &mut Connection, expired: &Expired, now: Timestamp) -> Result<bool, Error> {
+    let done = sqlx::query(FORGET_TICKET)
+        .bind(expired.number)
+        .bind(now.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for sql in [FORGET_VERSIONS, FORGET_IMAGE] {
+        sqlx::query(sql).bind(&expired.image).execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+    }
+    Ok(true)
+}

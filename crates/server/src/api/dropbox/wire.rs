@@ -1,0 +1,191 @@
+//! Plain answers, and the same wrapped in HTML for pages that post through an iframe and read what comes back into it.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, PreEscaped, html};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+
+use super::error::{Refusal, Result};
+use crate::delivery::set;
+
+/// Browsers once showed a page of their own in place of an error that was 512 bytes or shorter.
+const FILLER: &str = "This page carries the answer to a form that was posted into a frame. The page that posted it reads the text \
+    of the body, and the attributes status and statusText of the body or of the document, which repeat the status of the answer \
+    and whether it is a success. Nobody is meant to read this description: it is here because some browsers used to replace an \
+    answer of 512 bytes or less by a page of their own when its status told of an error, and with the answer the reason would be \
+    lost. So every answer in this form is longer than that, whatever it says, and this text is what makes it long enough.";
+
+/// What an operation has to say, as text.
+#[derive(Debug)]
+pub(super) struct Plain {
+    text: String,
+    content_type: &'static str,
+}
+
+impl Plain {
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), content_type: "text/plain; charset=utf-8" }
+    }
+
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        Self { text: serde_json::to_string(value).unwrap_or_default(), content_type: "application/json" }
+    }
+}
+
+/// In which form the caller wants the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Wrapped {
+        /// The document's domain, so that a page on a sibling host can read the frame.
+        domain: Option<String>,
+    },
+}
+
+impl Form {
+    /// What the query asks for. A domain that is none is refused, in wrapped form.
+    pub(super) fn of(uri: &Uri) -> (Self, Result<()>) {
+        let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
+        let value = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+        if value("wrapInHTML") != Some("true") {
+            return (Self::Plain, Ok(()));
+        }
+        match value("document.domain").filter(|domain| !domain.is_empty()) {
+            None => (Self::Wrapped { domain: None }, Ok(())),
+            Some(domain) if is_domain(domain) => (Self::Wrapped { domain: Some(domain.to_owned()) }, Ok(())),
+            Some(_) => (Self::Wrapped { domain: None }, Err(Refusal::invalid("document.domain is no domain"))),
+        }
+    }
+
+    pub(super) fn is_wrapped(&self) -> bool {
+        *self != Self::Plain
+    }
+
+    /// The answer in this form.
+    pub(super) fn answer(&self, outcome: Result<Plain>) -> Response {
+        let (status, plain) = match &outcome {
+            Ok(plain) => (StatusCode::OK, Plain { text: plain.text.clone(), content_type: plain.content_type }),
+            Err(refusal) => (refusal.status(), Plain::text(refusal.message())),
+        };
+        let mut response = match self {
+            Self::Plain => {
+                let mut response = (status, plain.text).into_response();
+                set(&mut response, header::CONTENT_TYPE, plain.content_type);
+                response
+            }
+            Self::Wrapped { domain } => wrapped(status, &plain.text, domain.as_deref()),
+        };
+        set(&mut response, header::CACHE_CONTROL, "no-store");
+        set(&mut response, header::EXPIRES, "Thu, 01 Jan 1970 00:00:00 GMT");
+        if let Err(refusal) = outcome {
+            refusal.add_headers(&mut response);
+        }
+        response
+    }
+}
+
+fn wrapped(status: StatusCode, text: &str, domain: Option<&str>) -> Response {
+    let status_text = if status.is_success() { "success" } else { "error" };
+    let script = domain.map(|domain| format!("document.domain=\"{domain}\";"));
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" status=(status.as_u16()) statusText=(status_text) {
+            head {
+                meta content="text/html; charset=UTF-8" http-equiv="Content-Type";
+                meta content="IE=edge" http-equiv="X-UA-Compatible";
+                meta name="description" content=(FILLER);
+                @if let Some(script) = &script { script { (PreEscaped(script)) } }
+            }
+            body status=(status.as_u16()) statusText=(status_text) { (text) }
+        }
+    };
+    let mut response = (status, page.into_string()).into_response();
+    set(&mut response, header::CONTENT_TYPE, "text/html; charset=utf-8");
+    // Only our own script, by its hash. It stands in frames of pages that we don't know; there is nothing in it to click on.
+    let policy = script.map_or("default-src 'none'".to_owned(), |script| {
+        format!("default-src 'none'; script-src 'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes())))
+    });
+    set(&mut response, header::CONTENT_SECURITY_POLICY, &policy);
+    // Without it current browsers ignore document.domain.
+    response.headers_mut().insert(HeaderName::from_static("origin-agent-cluster"), HeaderValue::from_static("?0"));
+    response
+}
+
+/// A host name (RFC 1123 §2.1): nothing in it means anything to HTML or to a script.
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Body of a login.
+#[derive(Deserialize, ToSchema)]
+pub struct LoginBody {
+    /// The e-mail address or the login.
+    pub(super) email: String,
+    pub(super) password: String,
+}
+
+/// Answer to a login.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LoggedIn {
+    /// The login as it is stored.
+    pub(super) login: String,
+    /// The org's name, which the names of cookies and headers end in.
+    pub(super) fedmemberid: String,
+}
+
+/// Body of a resource that takes a picture.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct AvatarBody {
+    /// A picture's id, as text or number; empty for none.
+    #[serde(rename = "PictureID")]
+    #[schema(value_type = String, example = "1001")]
+    pub(super) picture_id: serde_json::Value,
+}
+
+/// Answer to a resource that took a picture.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AvatarAnswer {
+    /// Names this avatar among those of the resource; empty for the default.
+    #[serde(rename = "AvatarVersionID")]
+    #[schema(example = "1")]
+    pub(super) avatar_version_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_host_names_are_domains() {
+        for domain in ["example.com", "a", "a-b.c1.example", "localhost", "127.0.0.1"] {
+            assert!(is_domain(domain), "{domain}");
+        }
+        for domain in
+            ["", ".", "a..b", "-a.com", "a-.com", "a b", "\";alert(1)//", "</script>", "exämple.com", "a/b", &"a".repeat(64)]
+        {
+            assert!(!is_domain(domain), "{domain:?}");
+        }
+    }
+
+    #[test]
+    fn the_query_says_in_which_form() {
+        let form = |query: &str| Form::of(&format!("/x?{query}").parse().expect("uri"));
+        assert_eq!(form("a=b").0, Form::Plain);
+        assert_eq!(form("wrapInHTML=false").0, Form::Plain);
+        assert_eq!(form("wrapInHTML=true&document.domain=").0, Form::Wrapped { domain: None });
+        assert_eq!(form("wrapInHTML=true&document.domain=a.b").0, Form::Wrapped { domain: Some("a.b".into()) });
+        let (refused_in, verdict) = form("wrapInHTML=true&document.domain=%3Cscript%3E");
+        assert_eq!(refused_in, Form::Wrapped { domain: None });
+        assert!(verdict.is_err());
+    }
+}
