@@ -180,12 +180,16 @@ async fn sweep_says_what_it_would_remove_and_why() {
     std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");
     std::fs::write(&orphan, b"orphan").expect("writes");
     let kept = text(&run(&data, &["sweep", "--dry-run"]));
-    assert!(kept.contains("would remove 0 deleted versions, 0 orphans"), "the grace period holds: {kept}");
+    assert!(kept.contains("would remove 0 expired pictures, 0 deleted versions, 0 orphans"), "the grace period holds: {kept}");
     let dry = text(&run(&data, &["sweep", "--dry-run", "--set", "sweep.grace_seconds=0"]));
     assert!(dry.contains("would remove opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
     assert!(orphan.exists());
     let real = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
-    assert!(real.status.success() && text(&real).contains("removed 0 deleted versions, 1 orphans"), "{}", text(&real));
+    assert!(
+        real.status.success() && text(&real).contains("removed 0 expired pictures, 0 deleted versions, 1 orphans"),
+        "{}",
+        text(&real)
+    );
     assert!(!orphan.exists());
 }
 

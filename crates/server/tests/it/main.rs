@@ -6,6 +6,7 @@ mod bodies;
 mod cli;
 mod delivery;
 mod docs;
+mod dropbox;
 mod durability;
 mod file_service;
 mod files;
