@@ -51,3 +51,27 @@ test("a wrong password is told on the page", async ({ page }) => {
   await page.getByRole("button", { name: "Log in" }).click();
   await expect(page.getByRole("alert")).toHaveText("Wrong name or password.");
 });
+
+test("a picture is put into the dropbox, a part of it selected, and taken", async ({ page }) => {
+  const faults = [];
+  page.on("console", (message) => { if (message.type() === "error") faults.push(message.text()); });
+  page.on("pageerror", (error) => faults.push(error.message));
+  await page.setViewportSize({ width: 900, height: 1250 });
+  await page.goto(`${demo.url}/demo/avatar`);
+  await page.getByRole("button", { name: "Log in" }).click();
+  await expect(page.locator("#outcome")).toHaveText("Logged in as ada.");
+  await expect(page.getByAltText("Avatar at 128 pixels")).toHaveJSProperty("naturalWidth", 128);
+  await page.getByLabel("A picture").setInputFiles(path.join(photographs, "chelsea.png"));
+  await page.getByRole("button", { name: "Put it into the dropbox" }).click();
+  await expect(page.locator("#outcome")).toContainText("Drag the square");
+  const square = await page.locator("#selection").boundingBox();
+  await page.mouse.move(square.x + 50, square.y + 50);
+  await page.mouse.down();
+  await page.mouse.move(square.x + 90, square.y + 10, { steps: 4 });
+  await page.mouse.up();
+  await expect(page.locator("#selection")).toHaveAttribute("x", "168");
+  await page.getByRole("button", { name: "Take it as the avatar" }).click();
+  await expect(page.locator("#outcome")).toHaveText("Avatar 1 of ada.");
+  await expect(page.getByAltText("Avatar at 128 pixels")).toHaveJSProperty("naturalWidth", 128);
+  expect(faults).toEqual([]);
+});

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn resources_are_edited_by_themselves_their_editors_and_admins() {
-        let resource = |service, id| Resource::new(service, id).expect("id");
+        let resource = |service, id: &str| Resource::new(service, id).expect("id");
         let (own, other) = (resource(Service::Users, "Ada"), resource(Service::Users, "bob"));
         let (app, second_app) = (resource(Service::Apps, "42"), resource(Service::Apps, "43"));
         for (held, expected) in [

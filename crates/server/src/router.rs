@@ -61,7 +61,11 @@ pub fn router(service: Service) -> Router {
         .route("/", get(pages::home))
         .route("/openapi.json", get(pages::openapi))
         .route("/assets/{name}", get(pages::asset));
-    let router = if service.demo.is_some() { router.route("/demo", get(pages::demo)) } else { router };
+    let router = if service.demo.is_some() {
+        router.route("/demo", get(pages::demo)).route("/demo/avatar", get(pages::avatar_demo))
+    } else {
+        router
+    };
     router
         .fallback(guard::not_found)
         // Bodies are counted by intake, with limits of each route's own.

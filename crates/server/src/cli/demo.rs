@@ -57,6 +57,7 @@ pub(super) async fn run(mut settings: Settings) -> Outcome {
         if let Some(demo) = demo {
             explain(url, &demo, &image);
             explain_files(url, &sample);
+            explain_avatars(url, &sample);
             println!("\nStop it with Ctrl-C.");
         }
     })
@@ -182,6 +183,23 @@ fn explain(url: &str, demo: &DemoPage, image: &str) {
     println!(
         "    curl -w '\\n' -b $jar -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
     );
+}
+
+fn explain_avatars(url: &str, sample: &Sample) {
+    let (login, password, _) = &sample.users[0];
+    println!(
+        "\nAvatars: put a picture into the dropbox, select a part of it, take it. Open {url}/demo/avatar or type\n"
+    );
+    println!("    jar=$(mktemp)");
+    println!("    curl -s -c $jar {url}/api/login -d '{{\"email\":\"{login}\",\"password\":\"{password}\"}}'; echo");
+    println!("    csrf=\"X-Csrf-Token_{ORG}: $(sed -n 's/.*Csrf-Token_{ORG}\\t//p' $jar)\"");
+    println!("    id=$(curl -s -b $jar -H \"$csrf\" -F Profile=@photo.jpg {url}/api/dropbox/pictures)");
+    println!("    curl -s -b $jar -H \"$csrf\" -X PUT {url}/api/dropbox/pictures/$id -d x=170 -d y=10 -d w=180 -d h=180");
+    println!("    curl -o cropped.jpg {url}/api/dropbox/pictures/$id?size=256");
+    println!(
+        "    curl -w '\\n' -b $jar -H \"$csrf\" -X PUT {url}/api/users/{login}/avatar -d \"{{\\\"PictureID\\\":\\\"$id\\\"}}\""
+    );
+    println!("    curl -b $jar -o avatar.jpg {url}/api/users/{login}/avatar?size=128");
 }
 
 fn explain_files(url: &str, sample: &Sample) {

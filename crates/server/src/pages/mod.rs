@@ -22,6 +22,7 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
 
 const STYLE: &str = include_str!("../../assets/style.css");
 const ICON: &str = include_str!("../../assets/icon.svg");
+const AVATAR_SCRIPT: &str = include_str!("../../assets/avatar.js");
 const DEMO_SCRIPT: &str = include_str!("../../assets/demo.js");
 
 /// What the demo shows.
@@ -143,11 +144,40 @@ pub async fn demo(State(service): State<Service>, uri: Uri, headers: HeaderMap) 
     )
 }
 
+/// The demo of avatars: upload, select, take.
+pub async fn avatar_demo(State(service): State<Service>) -> Response {
+    let Some(demo) = &service.demo else { return Redirect::to("/site/login").into_response() };
+    page(
+        "Avatars",
+        Some("/assets/avatar.js"),
+        &html! {
+            h1 { "Avatars" }
+            form.card #login {
+                label { "Name" input name="email" value=(demo.accounts[0].0) required; }
+                label { "Password" input name="password" type="password" value=(demo.accounts[0].1) required; }
+                button type="submit" { "Log in" }
+            }
+            form.card #add hidden {
+                label { "A picture" input type="file" name="Profile" accept="image/jpeg,image/png,image/gif,image/bmp" required; }
+                button type="submit" { "Put it into the dropbox" }
+            }
+            p #outcome role="status" {}
+            svg.stage #stage hidden width="512" height="512" viewBox="0 0 512 512" {
+                image #picture width="512" height="512" preserveAspectRatio="xMinYMin meet" {}
+                rect #selection.selection {}
+            }
+            form #take hidden { button type="submit" { "Take it as the avatar" } }
+            div.avatars #avatars {}
+        },
+    )
+}
+
 /// Styles and scripts.
 pub async fn asset(Path(name): Path<String>) -> Response {
     let (content_type, text) = match name.as_str() {
         "style.css" => ("text/css; charset=utf-8", STYLE),
         "icon.svg" => ("image/svg+xml", ICON),
+        "avatar.js" => ("text/javascript; charset=utf-8", AVATAR_SCRIPT),
         "demo.js" => ("text/javascript; charset=utf-8", DEMO_SCRIPT),
         _ => return Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response(),
     };

@@ -267,6 +267,10 @@ fn what_the_demo_prints_works() {
     for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"chelsea.png\""] {
         assert!(answers.contains(expected), "{expected}: {answers}");
     }
+    for (saved, side) in [("cropped.jpg", 256), ("avatar.jpg", 128)] {
+        let picture = image::open(folder.path().join(saved)).unwrap_or_else(|error| panic!("{saved}: {error}"));
+        assert_eq!((picture.width(), picture.height()), (side, side), "{saved}");
+    }
     for saved in ["photo.jpg", "again.jpg"] {
         assert!(std::fs::read(folder.path().join(saved)).expect("saved") == crate::fixtures::photograph(), "{saved}");
     }
