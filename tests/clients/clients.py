@@ -31,6 +31,10 @@ PLAN = """
 [[orgs]]
 id = 100606
 name = "acme"
+[[users]]
+org = "acme"
+login = "ada"
+password = "correct horse"
 [[tills]]
 org = "acme"
 id = "till01"
@@ -159,6 +163,28 @@ class Requests(unittest.TestCase):
         handle = versions[0]["file"]["file_handle"]
         found = session.get(f"{service.url}/api_gateway/file-service/handles/{handle}").json()
         self.assertEqual(found["file"]["version"], 2)
+
+
+class Postman(unittest.TestCase):
+    """The Dropbox pictures API as Postman sends it: form-data with a file under the key Profile."""
+
+    def test_a_picture_is_added_cropped_and_taken(self):
+        session = requests.Session()
+        login = session.post(f"{service.url}/api/login", json={"email": "ada", "password": PASSWORD}).json()
+        org = login["fedmemberid"]
+        headers = {f"X-Csrf-Token_{org}": session.cookies[f"Csrf-Token_{org}"], "Accept": "*/*", "Cache-Control": "no-cache"}
+        pictures = f"{service.url}/api/dropbox/pictures"
+        with open(PHOTOGRAPH, "rb") as file:
+            added = session.post(pictures, files={"Profile": ("avatar.jpg", file, "image/jpeg")}, headers=headers)
+        self.assertEqual((added.status_code, added.headers["Content-Type"]), (200, "text/plain; charset=utf-8"))
+        self.assertRegex(added.text, r"^[0-9]+$")
+        crop = session.put(f"{pictures}/{added.text}", data={"x": 170.5, "y": 10, "w": 180, "h": 180.25}, headers=headers)
+        self.assertEqual(crop.json(), int(added.text))
+        self.assertEqual(requests.get(f"{pictures}/{added.text}", params={"size": 64}).headers["Content-Type"], "image/jpeg")
+        taken = session.put(f"{service.url}/api/users/ada/avatar", json={"PictureID": int(added.text)}, headers=headers)
+        self.assertEqual(taken.json(), {"AvatarVersionID": "1"})
+        self.assertEqual(requests.get(f"{pictures}/{added.text}").status_code, 404)
+        self.assertEqual(session.get(f"{service.url}/api/users/ada/avatar").status_code, 200)
 
 
 class Boto3(unittest.TestCase):

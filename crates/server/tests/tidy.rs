@@ -123,7 +123,7 @@ fn nothing_is_left_for_later_and_no_machine_is_named() {
 fn every_test_that_the_trust_table_names_exists() {
     let table = std::fs::read_to_string(root().join("docs/trust.md")).expect("docs/trust.md");
     let all: String = sources("crates").into_iter().map(|(_, text)| text).collect();
-    let e2e: String = ["webix.spec.js", "demo.spec.js"]
+    let e2e: String = ["webix.spec.js", "demo.spec.js", "dropbox.spec.js"]
         .map(|name| std::fs::read_to_string(root().join("tests/e2e").join(name)).expect("reads"))
         .concat();
     let clients = std::fs::read_to_string(root().join("tests/clients/clients.py")).expect("reads");

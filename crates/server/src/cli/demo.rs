@@ -187,9 +187,7 @@ fn explain(url: &str, demo: &DemoPage, image: &str) {
 
 fn explain_avatars(url: &str, sample: &Sample) {
     let (login, password, _) = &sample.users[0];
-    println!(
-        "\nAvatars: put a picture into the dropbox, select a part of it, take it. Open {url}/demo/avatar or type\n"
-    );
+    println!("\nAvatars: put a picture into the dropbox, select a part of it, take it. Open {url}/demo/avatar or type\n");
     println!("    jar=$(mktemp)");
     println!("    curl -s -c $jar {url}/api/login -d '{{\"email\":\"{login}\",\"password\":\"{password}\"}}'; echo");
     println!("    csrf=\"X-Csrf-Token_{ORG}: $(sed -n 's/.*Csrf-Token_{ORG}\\t//p' $jar)\"");

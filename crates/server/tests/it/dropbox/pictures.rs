@@ -206,3 +206,42 @@ async fn a_picture_that_is_broken_inside_is_refused_when_it_is_shown() {
     let good = ada.ticket(photograph()).await;
     assert_eq!(ada.get(&format!("{PICTURES}/{good}?size=64")).await.status.as_u16(), 200);
 }
+
+/// Under more renderings than may wait, callers are told when to come back, and the service goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn too_many_renderings_at_once_are_told_to_come_back() {
+    let app = TestApp::with(&[("workers.concurrent_max", "1"), ("workers.queue_max", "2")]).await;
+    let ada = Portal::user(&app, "ada").await;
+    let ticket = ada.ticket(stripes(2000, 2000)).await;
+    let show = |size: u32| {
+        let (ada, path) = (ada.clone(), format!("{PICTURES}/{ticket}?size={size}"));
+        tokio::spawn(async move { ada.get(&path).await })
+    };
+    let mut busy = 0;
+    for answer in futures_util::future::join_all((100..130).map(show)).await {
+        let answer = answer.expect("answers");
+        if answer.status.as_u16() == 503 {
+            assert!(answer.header("retry-after").parse::<u64>().expect("seconds") > 0);
+            assert!(refused(&answer, 503).contains("try again"));
+            busy += 1;
+        } else {
+            assert_eq!(answer.status.as_u16(), 200);
+        }
+    }
+    assert!(busy > 0, "nobody was told to come back");
+    assert_eq!(show(64).await.expect("answers").status.as_u16(), 200);
+}
+
+/// However many ask for one rendering at once, it is made once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rendering_is_made_once_and_kept() {
+    let app = TestApp::start().await;
+    let ada = Portal::user(&app, "ada").await;
+    let ticket = ada.ticket(stripes(2000, 2000)).await;
+    let path = format!("{PICTURES}/{ticket}?size=128");
+    let many = (0..20).map(|_| ada.get(&path));
+    let answers = futures_util::future::join_all(many).await;
+    assert!(answers.iter().all(|answer| answer.status.as_u16() == 200 && answer.body == answers[0].body));
+    let variants = app.stored().await.files.iter().filter(|file| file.to_string_lossy().contains("/variants/")).count();
+    assert_eq!(variants, 1);
+}
