@@ -69,6 +69,9 @@ const NAMESPACES_CACHED_MAX: usize = 10_000;
 /// Seconds between two looks for temporary images whose time is over; there is an index for it.
 const TICKETS_SWEPT_EVERY: u64 = 10;
 
+/// A worker that waits for longer ends.
+const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Weighs cached blobs by their bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct BlobWeight;
@@ -186,6 +189,7 @@ impl App {
             }
             if ticks.is_multiple_of(60) {
                 self.accounts.forget_old_attempts();
+                self.workers.end_idle(WORKERS_IDLE_MAX);
             }
             if tokio::time::Instant::now() >= next_sweep {
                 next_sweep = tokio::time::Instant::now() + self.options.sweep.interval;

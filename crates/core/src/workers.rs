@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use imagewell_imaging::Facts;
@@ -70,6 +70,7 @@ struct Worker {
     stdin: ChildStdin,
     stdout: ChildStdout,
     jobs: u32,
+    idle_since: Instant,
 }
 
 /// How a job ended that has no answer.
@@ -120,6 +121,7 @@ impl Workers {
         match outcome {
             Ok(answer) => {
                 worker.jobs += 1;
+                worker.idle_since = Instant::now();
                 if worker.jobs < self.limits.jobs_max && bytes <= REUSE_BYTES_MAX {
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
                 }
@@ -157,6 +159,14 @@ impl Workers {
         tokio::time::timeout(WAIT_MAX, permits).await.ok().flatten().ok_or_else(busy)
     }
 
+    /// Ends workers that have waited for longer than this, and says how many: nobody renders now, so nobody needs their memory.
+    pub fn end_idle(&self, longer_than: Duration) -> usize {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = idle.len();
+        idle.retain(|worker| worker.idle_since.elapsed() < longer_than);
+        before - idle.len()
+    }
+
     fn take_idle(&self) -> Option<Worker> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
@@ -174,7 +184,7 @@ impl Workers {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Internal { detail: "a worker has no pipes".into() });
         };
-        Ok(Worker { child, stdin, stdout, jobs: 0 })
+        Ok(Worker { child, stdin, stdout, jobs: 0, idle_since: Instant::now() })
     }
 
     async fn work(&self, worker: &mut Worker, source: &Content, transform: &Transform) -> Result<(u8, Bytes), Failed> {
@@ -232,10 +242,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The source, the decoded picture, and half as much again for what decoders hold beside it.
+/// The source, the decoded picture at four bytes a pixel, and as much again for what decoders hold beside it: the coefficients of a
+/// progressive JPEG, the lines of a PNG.
 fn estimate(source: &Content, facts: Option<&Facts>) -> u64 {
     let pixels = facts.map_or(0, |facts| u64::from(facts.width) * u64::from(facts.height));
-    BASE_BYTES + source.len() + pixels * 6
+    BASE_BYTES + source.len() + pixels * 8
 }
 
 fn mib(bytes: u64) -> u32 {

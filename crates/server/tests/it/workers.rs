@@ -115,6 +115,9 @@ async fn a_worker_is_used_again_and_replaced_after_so_many_jobs() {
         workers.render(&content, Some(&facts), &square(side)).await.expect("renders");
     }
     assert_eq!(std::fs::read_to_string(&starts).expect("file").lines().count(), 3, "seven jobs, three each");
+    assert_eq!(workers.end_idle(Duration::from_secs(60)), 0, "it may be needed again soon");
+    assert_eq!(workers.end_idle(Duration::ZERO), 1);
+    workers.render(&content, Some(&facts), &square(9)).await.expect("renders, in a new one");
 }
 
 /// Whatever an earlier picture did to a worker is not put down to a later one.

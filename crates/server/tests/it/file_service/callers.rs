@@ -298,7 +298,7 @@ async fn a_change_of_rights_reaches_tokens_and_tills_at_once() {
 
 #[tokio::test]
 async fn tokens_end_and_keys_rotate_with_overlap() {
-    let app = TestApp::with(&[("oauth.token_ttl_seconds", "2")]).await;
+    let app = TestApp::with(&[("oauth.token_ttl_seconds", "4")]).await;
     let before = token(&app, "backoffice").await;
     let keys = &app.service.app.keys;
     keys.rotate(KeyPurpose::Tokens, false).await.expect("rotates");
@@ -314,7 +314,7 @@ async fn tokens_end_and_keys_rotate_with_overlap() {
     }
     let newest = token(&app, "backoffice").await;
     Machine::bearer(&app, &newest).send("GET", "rewards/a.png").await.failed(404);
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     let message = Machine::bearer(&app, &newest).send("GET", "rewards/a.png").await.failed(401);
     assert!(message.contains("expired"), "{message}");
 }
