@@ -120,6 +120,18 @@ async fn a_link_is_good_for_its_path_its_method_and_its_version_alone() {
     ] {
         assert!(is_altered(&open(&altered).await), "{altered}");
     }
+    for bent in [
+        "/rew%20ards/",
+        "/rewards%00/",
+        "/%22rewards/",
+        "/%FF/",
+        "/rewards%2F/",
+        "/%F0%9F%98%80/",
+        "/rewards%3Fx/",
+        "/rewards%23/",
+    ] {
+        s3_error(&open(&link.replace("/rewards/", bent)).await, 403, "AccessDenied");
+    }
     let nothing = link.split('?').next().expect("path");
     for link in [nothing.to_owned(), format!("{nothing}?"), nothing.replace("/100606/", "/1/"), app.url("/imagewell/x/y/z")] {
         s3_error(&open(&link).await, 403, "AccessDenied");
