@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real clients against a running imagewell: curl, requests, boto3 and Authlib. Needs what requirements.txt names."""
+"""Real clients against a running imagewell: curl, requests, boto3, Authlib and Schemathesis. Needs what requirements.txt names."""
 
 import argparse
 import datetime
@@ -281,6 +281,31 @@ class Authlib(unittest.TestCase):
             renewed.fetch_token()
             self.assertNotEqual(renewed.token["access_token"], first)
             self.assertEqual(renewed.get(service.file("oauth.jpg")).json()["file"]["version"], 1)
+
+
+class Schemathesis(unittest.TestCase):
+    """Whatever the API reference allows, and much that it doesn't, gets an answer that is no fault of ours."""
+
+    def run_on(self, paths, *arguments):
+        program = os.path.join(os.path.dirname(sys.executable), "schemathesis")
+        outcome = subprocess.run(
+            [program, "run", f"{service.url}/openapi.json", "--checks", "not_a_server_error", "--phases", "coverage,fuzzing",
+             "--max-examples", "20", "--seed", "1", "--no-color", "--include-path-regex", paths, *arguments],
+            cwd=service.folder.name, capture_output=True, text=True)
+        self.assertEqual(outcome.returncode, 0, outcome.stdout[-4000:] + outcome.stderr[-2000:])
+
+    def test_the_file_service_and_links(self):
+        self.run_on("^/(api_gateway|imagewell|v3)/", "--auth", f"till01:{MD5}")
+
+    def test_dropbox(self):
+        session = requests.Session()
+        org = session.post(f"{service.url}/api/login", json={"email": "ada", "password": PASSWORD}).json()["fedmemberid"]
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in session.cookies)
+        token = session.cookies[f"Csrf-Token_{org}"]
+        self.run_on("^/api/(dropbox|{service}|users)", "-H", f"Cookie: {cookies}", "-H", f"X-Csrf-Token_{org}: {token}")
+
+    def test_everything_without_a_login(self):
+        self.run_on("^/")
 
 
 if __name__ == "__main__":
