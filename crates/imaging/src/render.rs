@@ -12,7 +12,7 @@ use image::codecs::png::PngEncoder;
 use image::codecs::webp::WebPEncoder;
 
 use crate::decode::decode;
-use crate::transform::{Crop, Fit, Outputs, Transform};
+use crate::transform::{Crop, Fit, Transform};
 use crate::{Error, Format, Limits, colour};
 
 /// JPEG quality of renderings.
@@ -50,7 +50,7 @@ pub fn render(source: &[u8], transform: &Transform, limits: &Limits) -> Result<V
     // Planned on the full picture, carried out on one that may have come smaller.
     let plan = plan(transform, full_width, full_height).scaled(width, height, full_width, full_height);
     let picture = resize(decoded.picture, &plan).map_err(|error| failed(&error))?;
-    encode(colour::to_srgb(picture, decoded.profile.as_deref()), transform.outputs).map_err(|error| failed(&error))
+    encode(colour::to_srgb(picture, decoded.profile.as_deref()), transform).map_err(|error| failed(&error))
 }
 
 fn plan(transform: &Transform, width: u32, height: u32) -> Plan {
@@ -64,10 +64,11 @@ fn plan(transform: &Transform, width: u32, height: u32) -> Plan {
             let side = |side: f64, max: u32| ((side * scale).round() as u32).clamp(1, max);
             if scale < 1.0 { Plan { to: (side(whole.width, width_max), side(whole.height, height_max)), ..whole } } else { whole }
         }
-        Fit::Square(side) => {
-            let shorter = whole.width.min(whole.height);
-            let (left, top) = (whole.left + (whole.width - shorter) / 2.0, whole.top + (whole.height - shorter) / 2.0);
-            Plan { left, top, width: shorter, height: shorter, to: (side, side) }
+        Fit::Cover(to_width, to_height) => {
+            let scale = (whole.width / f64::from(to_width)).min(whole.height / f64::from(to_height));
+            let (width, height) = (f64::from(to_width) * scale, f64::from(to_height) * scale);
+            let (left, top) = (whole.left + (whole.width - width) / 2.0, whole.top + (whole.height - height) / 2.0);
+            Plan { left, top, width, height, to: (to_width, to_height) }
         }
     }
 }
@@ -107,15 +108,17 @@ fn resize(picture: DynamicImage, plan: &Plan) -> Result<DynamicImage, fir::Resiz
     Ok(resized)
 }
 
-fn encode(picture: DynamicImage, outputs: Outputs) -> Result<Vec<u8>, image::ImageError> {
+fn encode(picture: DynamicImage, transform: &Transform) -> Result<Vec<u8>, image::ImageError> {
     let opaque = match &picture {
         DynamicImage::ImageRgba8(pixels) => pixels.pixels().all(|pixel| pixel.0[3] == u8::MAX),
         _ => true,
     };
     let picture = if opaque && picture.color().has_alpha() { DynamicImage::ImageRgb8(picture.into_rgb8()) } else { picture };
     let mut bytes = Vec::new();
-    match outputs.choose(opaque) {
-        Format::Jpeg => picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))?,
+    match transform.outputs.choose(opaque) {
+        Format::Jpeg => {
+            picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, transform.quality.unwrap_or(JPEG_QUALITY)))?
+        }
         Format::WebP => picture.write_with_encoder(WebPEncoder::new_lossless(&mut bytes))?,
         _ => picture.write_with_encoder(PngEncoder::new(&mut bytes))?,
     }

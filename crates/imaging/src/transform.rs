@@ -25,8 +25,8 @@ pub enum Fit {
     Original,
     /// The largest that fits into width × height pixels, aspect kept; never enlarged.
     Inside(u32, u32),
-    /// So many pixels wide and high: the middle of the picture, or of its crop, enlarged where it must be.
-    Square(u32),
+    /// Exactly width × height pixels: the middle of the picture, or of its crop, enlarged where it must be.
+    Cover(u32, u32),
 }
 
 /// The formats that a rendering may come out in.
@@ -38,6 +38,14 @@ pub struct Outputs {
     pub png: bool,
     /// Lossless here, so it is for pictures with transparency.
     pub webp: bool,
+}
+
+impl Fit {
+    /// So many pixels wide and high.
+    #[must_use]
+    pub fn square(side: u32) -> Self {
+        Self::Cover(side, side)
+    }
 }
 
 impl Outputs {
@@ -64,6 +72,8 @@ pub struct Transform {
     pub crop: Option<Crop>,
     /// How large.
     pub fit: Fit,
+    /// JPEG quality from 1 to 100; none is the usual one.
+    pub quality: Option<u8>,
     /// As what.
     pub outputs: Outputs,
 }
@@ -72,7 +82,7 @@ impl Transform {
     /// All of the picture, for clients of any age.
     #[must_use]
     pub fn of(fit: Fit) -> Self {
-        Self { crop: None, fit, outputs: Outputs::CLASSIC }
+        Self { crop: None, fit, quality: None, outputs: Outputs::CLASSIC }
     }
 }
 
@@ -84,7 +94,10 @@ impl fmt::Display for Transform {
         match self.fit {
             Fit::Original => out.write_str("original")?,
             Fit::Inside(width, height) => write!(out, "inside-{width}x{height}")?,
-            Fit::Square(side) => write!(out, "square-{side}")?,
+            Fit::Cover(width, height) => write!(out, "cover-{width}x{height}")?,
+        }
+        if let Some(quality) = self.quality {
+            write!(out, "_q{quality}")?;
         }
         let Outputs { jpeg, png, webp } = self.outputs;
         let names = [("jpeg", jpeg), ("png", png), ("webp", webp)];
@@ -100,12 +113,14 @@ impl FromStr for Transform {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a transform has the form crop-X-Y-W-H_FIT_FORMATS, where FIT is original, inside-WxH or square-N";
+        const WRONG: &str =
+            "a transform has the form crop-X-Y-W-H_FIT_qN_FORMATS, where FIT is original, inside-WxH or cover-WxH";
         let mut steps = text.split('_').peekable();
         let crop = steps.next_if(|step| step.starts_with("crop-")).map(|step| crop_of(step).ok_or(WRONG)).transpose()?;
         let fit = steps.next().and_then(fit_of).ok_or(WRONG)?;
+        let quality = steps.next_if(|step| step.starts_with('q')).map(|step| quality_of(step).ok_or(WRONG)).transpose()?;
         let outputs = steps.next().and_then(outputs_of).ok_or(WRONG)?;
-        if steps.next().is_some() { Err(WRONG) } else { Ok(Self { crop, fit, outputs }) }
+        if steps.next().is_some() { Err(WRONG) } else { Ok(Self { crop, fit, quality, outputs }) }
     }
 }
 
@@ -121,10 +136,14 @@ fn fit_of(step: &str) -> Option<Fit> {
     if let Some((width, height)) = step.strip_prefix("inside-").and_then(|size| size.split_once('x')) {
         return Some(Fit::Inside(side(width)?, side(height)?));
     }
-    match step.strip_prefix("square-") {
-        Some(text) => side(text).map(Fit::Square),
-        None => (step == "original").then_some(Fit::Original),
+    if let Some((width, height)) = step.strip_prefix("cover-").and_then(|size| size.split_once('x')) {
+        return Some(Fit::Cover(side(width)?, side(height)?));
     }
+    (step == "original").then_some(Fit::Original)
+}
+
+fn quality_of(step: &str) -> Option<u8> {
+    step.strip_prefix('q')?.parse().ok().filter(|quality| (1..=100).contains(quality))
 }
 
 fn outputs_of(step: &str) -> Option<Outputs> {
@@ -151,8 +170,11 @@ mod tests {
         for (transform, text) in [
             (Transform::of(Fit::Original), "original_jpeg-png"),
             (Transform::of(Fit::Inside(2000, 1000)), "inside-2000x1000_jpeg-png"),
-            (Transform { crop: Some(crop), fit: Fit::Square(64), outputs: all }, "crop-1-0-30-40_square-64_jpeg-png-webp"),
-            (Transform { crop: None, fit: Fit::Square(1), outputs: Outputs::PNG }, "square-1_png"),
+            (
+                Transform { crop: Some(crop), fit: Fit::square(64), quality: None, outputs: all },
+                "crop-1-0-30-40_cover-64x64_jpeg-png-webp",
+            ),
+            (Transform { crop: None, fit: Fit::Cover(1, 2), quality: Some(7), outputs: Outputs::PNG }, "cover-1x2_q7_png"),
         ] {
             assert_eq!(transform.to_string(), text);
             assert_eq!(text.parse(), Ok(transform));
@@ -160,8 +182,10 @@ mod tests {
         for text in [
             "",
             "original",
-            "square-0_png",
-            "square--1_png",
+            "cover-0x1_png",
+            "cover--1x1_png",
+            "original_q0_png",
+            "original_q101_png",
             "inside-5_png",
             "crop-1-2-3_original_png",
             "crop-1-2-3-0_original_png",

@@ -17,7 +17,7 @@ fn testdata(name: &str) -> Vec<u8> {
 }
 
 fn transform(crop: Option<Crop>, fit: Fit) -> Transform {
-    Transform { crop, fit, outputs: Outputs::PNG }
+    Transform { crop, fit, quality: None, outputs: Outputs::PNG }
 }
 
 fn rendered(source: &[u8], transform: &Transform) -> DynamicImage {
@@ -73,18 +73,18 @@ fn sideways() -> Vec<u8> {
 fn renderings_are_as_somebody_has_seen_them() {
     let face = Some(Crop { x: 150, y: 10, width: 180, height: 180 });
     let cases: Vec<(&str, Vec<u8>, Transform)> = vec![
-        ("photograph", testdata("photos/astronaut-512.jpg"), transform(None, Fit::Square(96))),
-        ("photograph-cropped", testdata("photos/astronaut-512.jpg"), transform(face, Fit::Square(96))),
+        ("photograph", testdata("photos/astronaut-512.jpg"), transform(None, Fit::square(96))),
+        ("photograph-cropped", testdata("photos/astronaut-512.jpg"), transform(face, Fit::square(96))),
         ("photograph-inside", testdata("photos/rocket.jpg"), transform(None, Fit::Inside(96, 96))),
-        ("stars", testdata("photos/hubble_deep_field.jpg"), transform(None, Fit::Square(96))),
-        ("sideways", sideways(), transform(None, Fit::Square(96))),
+        ("stars", testdata("photos/hubble_deep_field.jpg"), transform(None, Fit::square(96))),
+        ("sideways", sideways(), transform(None, Fit::square(96))),
         ("wide-gamut", wide_gamut(), transform(None, Fit::Inside(96, 96))),
-        ("alpha", with_alpha(), transform(None, Fit::Square(64))),
+        ("alpha", with_alpha(), transform(None, Fit::square(64))),
         ("sixteen-bits", sixteen_bits(), transform(None, Fit::Inside(96, 96))),
         ("cmyk", testdata("formats/cmyk.jpg"), transform(None, Fit::Original)),
         ("animated", testdata("formats/animated.webp"), transform(None, Fit::Original)),
-        ("animated-gif", pictures::animated_gif(3), transform(None, Fit::Square(64))),
-        ("enlarged", testdata("formats/lossy.webp"), transform(None, Fit::Square(160))),
+        ("animated-gif", pictures::animated_gif(3), transform(None, Fit::square(64))),
+        ("enlarged", testdata("formats/lossy.webp"), transform(None, Fit::square(160))),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden");
     for (name, source, transform) in cases {
@@ -150,7 +150,7 @@ fn crops_are_cut_from_the_upright_picture() {
         let expected =
             upright.crop_imm(x, y, width_there, height_there).resize_exact(side, side, image::imageops::FilterType::Lanczos3);
         let crop = Some(Crop { x, y, width, height });
-        let apart = distance(&rendered(&photograph, &transform(crop, Fit::Square(side))), &expected);
+        let apart = distance(&rendered(&photograph, &transform(crop, Fit::square(side))), &expected);
         assert!(apart < 3.0, "{crop:?} at {side}: {apart:.2}");
     }
     // Orientation 6 shows the stored left edge on top.
@@ -164,7 +164,7 @@ fn crops_are_cut_from_the_upright_picture() {
 fn squares_are_as_large_as_asked_for() {
     for (width, height, side) in [(40, 30, 1), (40, 30, 30), (40, 30, 512), (1, 1, 16), (3, 300, 64), (2000, 10, 100)] {
         let source = encoded(&pictures::gradient(width, height), ImageFormat::Png);
-        let square = rendered(&source, &transform(None, Fit::Square(side)));
+        let square = rendered(&source, &transform(None, Fit::square(side)));
         assert_eq!((square.width(), square.height()), (side, side), "{width}x{height}");
     }
 }
@@ -173,7 +173,7 @@ fn squares_are_as_large_as_asked_for() {
 fn the_output_is_what_the_client_reads_and_the_picture_needs() {
     let all = Outputs { jpeg: true, png: true, webp: true };
     let format = |source: &[u8], outputs| {
-        let transform = Transform { crop: None, fit: Fit::Square(32), outputs };
+        let transform = Transform { crop: None, fit: Fit::square(32), quality: None, outputs };
         Format::sniff(&render(source, &transform, &Limits::default()).expect("renders")).expect("known")
     };
     assert_eq!(format(&testdata("photos/rocket.jpg"), all), Format::Jpeg);

@@ -121,9 +121,9 @@ fn the_worker_can_open_no_file_and_no_socket_and_start_nothing() {
 fn a_worker_renders_and_refuses_and_goes_on() {
     let answers = worker(&[
         ("inside-100x100_jpeg", &photograph()),
-        ("square-64_png", b"no image"),
+        ("cover-64x64_png", b"no image"),
         ("nonsense", &photograph()),
-        ("crop-0-0-50-50_square-64_png", &photograph()),
+        ("crop-0-0-50-50_cover-64x64_png", &photograph()),
     ]);
     let kinds: Vec<char> = answers.iter().map(|(kind, _)| char::from(*kind)).collect();
     assert_eq!(kinds, ['+', '-', '-', '+']);

@@ -37,7 +37,7 @@ fn source(bytes: Vec<u8>) -> (Content, Facts) {
 }
 
 fn square(side: u32) -> Transform {
-    Transform::of(Fit::Square(side))
+    Transform::of(Fit::square(side))
 }
 
 #[tokio::test]

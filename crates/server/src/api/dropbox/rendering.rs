@@ -31,7 +31,8 @@ pub(super) async fn rendered(
     outputs: Outputs,
     audience: Audience,
 ) -> Result<Response> {
-    let transform = Transform { crop: image.crop, fit: size.map_or(Fit::Original, Fit::Square), outputs };
+    let fit = size.map_or(Fit::Original, Fit::square);
+    let transform = Transform { crop: image.crop, fit, quality: None, outputs };
     let variant = variant::open_or_render(&service.app, image, &transform).await?;
     let representation = Representation {
         etag: format!("{}-{transform}", image.version.digest),
