@@ -117,7 +117,7 @@ fn encode(picture: DynamicImage, transform: &Transform) -> Result<Vec<u8>, image
     let mut bytes = Vec::new();
     match transform.outputs.choose(opaque) {
         Format::Jpeg => {
-            picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, transform.quality.unwrap_or(JPEG_QUALITY)))?
+            picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, transform.quality.unwrap_or(JPEG_QUALITY)))?;
         }
         Format::WebP => picture.write_with_encoder(WebPEncoder::new_lossless(&mut bytes))?,
         _ => picture.write_with_encoder(PngEncoder::new(&mut bytes))?,

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod disposition;
+mod rendering;
 
 use std::ops::Range;
 use std::time::SystemTime;
@@ -18,6 +19,7 @@ use crate::config::ResourcePolicy;
 use crate::serve::Service;
 use conditions::Verdict;
 pub use disposition::{attachment, clean_file_name, inline};
+pub use rendering::{outputs, rendering, vary_by_accept};
 
 /// What users sent may show, play and run nothing: opened as a document it is an empty sandbox.
 pub const INERT_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'none'";

@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::caller::{Access, Caller};
 use super::default_avatar;
 use super::error::{Refusal, Result};
-use super::rendering::{outputs, rendered, size};
+use super::rendering::{rendered, size};
 use super::wire::{AvatarAnswer, AvatarBody, Form, Plain};
-use crate::delivery::Audience;
+use crate::delivery::{Audience, outputs};
 use crate::intake::Intake;
 use crate::serve::Service;
 

@@ -13,10 +13,10 @@ use imagewell_imaging::Format;
 
 use super::caller::{Access, Caller};
 use super::error::{Refusal, Result};
-use super::rendering::{outputs, rendered, size};
+use super::rendering::{rendered, size};
 use super::wire::{Form, Plain};
 use crate::config::TicketNumbering;
-use crate::delivery::Audience;
+use crate::delivery::{Audience, outputs};
 use crate::intake::{self, Intake};
 use crate::multipart::{Multipart, Part};
 use crate::serve::Service;

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use super::caller::reader;
 use super::error::{Refusal, Result};
 use super::wire::ErrorEnvelope;
-use crate::delivery::{self, Asked, Audience, Representation};
+use crate::delivery::{self, Asked, Audience};
 use crate::serve::Service;
 
 /// What `isMobile` renders to.
@@ -42,7 +42,9 @@ pub async fn image(State(service): State<Service>, path: ReadPath, method: Metho
     let image = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
     let asked = Asked { method: &method, headers: &headers };
     if service.settings.opsportal.serve_upright && carries_metadata(&image) {
-        return Ok(rendered(&service, &asked, &image, Fit::Original).await?);
+        let stem = image.id.to_string();
+        let upright = Transform::of(Fit::Original);
+        return Ok(delivery::rendering(&service, &asked, &image, &upright, &stem, Audience::Members).await?);
     }
     let version = &image.version;
     let disposition = delivery::inline(&format!("{}.{}", image.id, extension(&image)));
@@ -124,29 +126,6 @@ fn extension(image: &Image) -> &'static str {
 /// Formats that can hold EXIF or XMP. GIF, BMP and ICO are served as they are.
 fn carries_metadata(image: &Image) -> bool {
     !matches!(image.version.facts.map(|facts| facts.format), Some(Format::Gif | Format::Bmp | Format::Ico))
-}
-
-async fn rendered(service: &Service, asked: &Asked<'_>, image: &Image, fit: Fit) -> StdResult<Response, Error> {
-    let variant = variant::open_or_render(&service.app, image, &Transform::of(fit)).await?;
-    let representation = Representation {
-        etag: format!("{}-{}", image.version.digest, Transform { crop: image.crop, ..Transform::of(fit) }),
-        modified: image.version.created.to_system_time(),
-        content_type: variant.format.media_type().to_owned(),
-        disposition: delivery::inline(&format!("{}.{}", image.id, variant.format.extension())),
-        len: variant.bytes.len() as u64,
-        audience: Audience::Members,
-    };
-    delivery::answer(service, asked, &representation, async |range| {
-        Ok(Body::from(match range {
-            Some(range) => variant.bytes.slice(to_usize(range.start)..to_usize(range.end)),
-            None => variant.bytes.clone(),
-        }))
-    })
-    .await
-}
-
-fn to_usize(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 const OPENING: &str = r#"{"status":"success","data":{"image":""#;
