@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
-use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, Version};
+use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, State, Version};
 use crate::{Error, access, db};
 
 /// How an image is named by a reader, and which of the checks the operator has left on.
@@ -60,6 +60,27 @@ pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
     app.images
         .get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) })
         .await
+}
+
+/// Finds an image of any API, for whoever may see it: a caller by right, a stranger because it is public. Temporary images are seen by
+/// their ticket alone.
+///
+/// # Errors
+/// [`Error::NotFound`] for what isn't there or is another org's, and to strangers for whatever isn't public; [`Error::Forbidden`].
+pub async fn find_any(app: &App, actor: Option<&Actor>, id: ImageId, number: Option<u32>) -> Result<Arc<Image>, Error> {
+    let image = match number {
+        None => by_id(app, id).await?,
+        Some(number) => Arc::new(db::images::find_version(&app.database, id, number).await?.ok_or(Error::NotFound)?),
+    };
+    if image.state == State::Temporary {
+        return Err(Error::NotFound);
+    }
+    match actor {
+        _ if access::check_visitor(&image, None).is_ok() => {}
+        Some(actor) => access::check(actor, access::Action::View(&image))?,
+        None => return Err(Error::NotFound),
+    }
+    Ok(image)
 }
 
 /// Finds an image by its bytes' key, for a caller who is nobody: the version that these bytes are.

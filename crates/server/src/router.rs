@@ -11,6 +11,7 @@ use utoipa::OpenApi;
 
 use crate::api::dropbox::{avatars, login, pictures};
 use crate::api::file_service::{self, files, token};
+use crate::api::native::show;
 use crate::api::opsportal::{base64, read, site, upload};
 use crate::api::s3;
 use crate::serve::Service;
@@ -51,6 +52,9 @@ pub fn router(service: Service) -> Router {
         .route("/api/login", post(login::log_in))
         .route("/api/login/renewToken", post(login::renew))
         .route("/api/logout", post(login::log_out))
+        // Native: any image at any size
+        .route("/i/{id}/{transform}", get(show::show))
+        .route("/i/{id}/{transform}/{name}", get(show::show_named))
         // Links
         .route("/imagewell/{namespace}/{org}/{blob}", any(s3::read))
         // Operation
@@ -133,6 +137,8 @@ fn cors(service: &Service) -> CorsLayer {
         login::log_in,
         login::renew,
         login::log_out,
+        show::show,
+        show::show_named,
         s3::read,
         health::alive,
         health::ready,

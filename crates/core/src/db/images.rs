@@ -30,6 +30,7 @@ statements! {
         format, width, height, frames, orientation, created_by, attribution_entity_type, attribution_code, created_us) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     FIND = select_image!("WHERE i.id = $1 AND v.number = i.latest_version AND v.deleted_us IS NULL");
+    FIND_VERSION = select_image!("WHERE i.id = $1 AND v.number = $2 AND v.deleted_us IS NULL");
     FIND_BY_BLOB = select_image!("WHERE v.blob_key = $1 AND v.deleted_us IS NULL");
     EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
@@ -186,6 +187,17 @@ pub(super) async fn insert_version(connection: &mut Connection, image: ImageId, 
 pub(crate) async fn find(database: &Database, id: ImageId) -> Result<Option<Image>, Error> {
     let row: Option<Row> =
         sqlx::query_as(FIND).bind(id.to_string()).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    row.map(Image::try_from).transpose()
+}
+
+/// The image with the version of a number, unless that is deleted.
+pub(crate) async fn find_version(database: &Database, id: ImageId, number: u32) -> Result<Option<Image>, Error> {
+    let row: Option<Row> = sqlx::query_as(FIND_VERSION)
+        .bind(id.to_string())
+        .bind(i64::from(number))
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
     row.map(Image::try_from).transpose()
 }
 

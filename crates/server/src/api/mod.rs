@@ -2,6 +2,7 @@
 
 pub mod dropbox;
 pub mod file_service;
+pub mod native;
 pub mod opsportal;
 pub mod problem;
 pub mod s3;

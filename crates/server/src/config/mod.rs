@@ -200,6 +200,7 @@ fn contradictions(settings: &Settings) -> Vec<String> {
         !(1..=imagewell_core::keys::TOKEN_TTL_MAX.as_secs()).contains(&settings.oauth.token_ttl_seconds),
         "oauth.token_ttl_seconds: from 1 to 3600",
     );
+    fault(!(1..=16_384).contains(&settings.images.transform_side_px_max), "images.transform_side_px_max: from 1 to 16384");
     fault(settings.dropbox.ticket_ttl_seconds == 0, "dropbox.ticket_ttl_seconds: at least 1");
     fault(settings.dropbox.session_seconds == 0, "dropbox.session_seconds: at least 1");
     fault(!(1..=4096).contains(&settings.dropbox.size_px_max), "dropbox.size_px_max: from 1 to 4096");

@@ -176,6 +176,8 @@ settings! {
         frames_max: u32 = "300";
         /// Pixels of all frames together.
         frame_pixels_max: u64 = "500000000";
+        /// Pixels along the longer side of a rendering that a URL asks for.
+        transform_side_px_max: u32 = "4096";
     }
 
     /// The local disk.

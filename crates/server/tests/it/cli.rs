@@ -283,7 +283,7 @@ async fn what_the_readme_shows_works() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).expect("reads");
     let section = readme.split("## Talk to it").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("lines to type");
     let blocks: Vec<&str> = section.split("```").skip(1).step_by(2).map(|block| block.trim_start_matches("sh")).collect();
-    assert_eq!(blocks.len(), 3, "one for each API");
+    assert_eq!(blocks.len(), 4, "one for each API");
     let script = blocks.concat().replace("http://127.0.0.1:8080", &app.url(""));
     let folder = tempfile::tempdir().expect("temporary folder");
     std::fs::write(folder.path().join("photo.jpg"), crate::fixtures::photograph()).expect("writes");
@@ -297,6 +297,8 @@ async fn what_the_readme_shows_works() {
         .expect("bash and curl run");
     assert!(typed.status.success() && text(&typed).contains("\"uuid\":\""), "{}", text(&typed));
     assert!(text(&typed).contains("\"version\":1") && text(&typed).contains("\"version\":2"), "{}", text(&typed));
+    let small = image::open(folder.path().join("small.jpg")).expect("saved");
+    assert_eq!((small.width(), small.height()), (300, 200));
     let avatar = image::open(folder.path().join("avatar.jpg")).expect("saved");
     assert_eq!((avatar.width(), avatar.height()), (128, 128));
     for saved in ["again.jpg", "linked.jpg"] {

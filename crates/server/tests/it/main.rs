@@ -11,6 +11,7 @@ mod durability;
 mod file_service;
 mod files;
 mod fixtures;
+mod native;
 mod process;
 mod protocol;
 mod reading;
