@@ -63,7 +63,7 @@ pub struct Options {
     pub sweep: sweep::Options,
 }
 
-/// Rules of namespaces held in memory; each is a hundred bytes.
+/// Rules of namespaces, and presets, held in memory; each is a hundred bytes.
 const NAMESPACES_CACHED_MAX: usize = 10_000;
 
 /// Seconds between two looks for temporary images whose time is over; there is an index for it.
@@ -99,6 +99,7 @@ pub struct App {
     pub workers: Workers,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) namespaces: Cache<(OrgId, Namespace), Arc<NamespaceRules>>,
+    pub(crate) presets: Cache<(OrgId, String), Arc<str>>,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
     pub(crate) options: Options,
@@ -135,6 +136,7 @@ impl App {
             workers: Workers::new(options.worker_program.clone(), options.workers),
             uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
             namespaces: Cache::new(NAMESPACES_CACHED_MAX),
+            presets: Cache::new(NAMESPACES_CACHED_MAX),
             images: Cache::new(options.image_cache_max),
             blobs: Cache::with_weighter(blobs_expected, options.blob_cache_bytes_max, BlobWeight),
             database,
@@ -165,6 +167,7 @@ impl App {
     pub async fn refresh_rights(&self) -> Result<(), Error> {
         if self.accounts.refresh_rights().await? {
             self.namespaces.clear();
+            self.presets.clear();
             self.keys.reload().await?;
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod halt;
 pub mod keys;
 pub mod model;
 pub mod passwords;
+pub mod presets;
 pub mod provision;
 pub mod spool;
 pub mod storage;

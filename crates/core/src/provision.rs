@@ -31,6 +31,8 @@ pub struct Plan {
     pub accounts: Vec<AccountPlan>,
     /// Namespaces of the file-service API with exactly these rules.
     pub namespaces: Vec<NamespacePlan>,
+    /// Transforms with a name.
+    pub presets: Vec<PresetPlan>,
 }
 
 /// A role with exactly these actions.
@@ -42,6 +44,17 @@ pub struct Role {
     pub name: String,
     /// What it allows.
     pub actions: Vec<ActionKey>,
+}
+
+/// A transform with a name. Its steps were checked by whoever can read them.
+#[derive(Debug, Clone)]
+pub struct PresetPlan {
+    /// The org's name.
+    pub org: String,
+    /// The preset's name.
+    pub name: String,
+    /// What it stands for.
+    pub steps: String,
 }
 
 /// A namespace with exactly these rules.
@@ -111,7 +124,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
     for account in plan.accounts {
         accounts.push((hashed(app, &account).await?, account));
     }
-    let (orgs, roles, namespaces) = (plan.orgs, plan.roles, plan.namespaces);
+    let (orgs, roles, namespaces, presets) = (plan.orgs, plan.roles, plan.namespaces, plan.presets);
     let changes = app
         .database
         .write(move |connection| {
@@ -125,6 +138,9 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
                 }
                 for namespace in &namespaces {
                     run.namespace(namespace).await?;
+                }
+                for preset in &presets {
+                    run.preset(preset).await?;
                 }
                 for (secret_hash, account) in accounts {
                     run.account(account, secret_hash).await?;
@@ -239,6 +255,14 @@ impl Run<'_> {
             self.say(format!("namespace {}/{}: added", plan.org, namespace.as_str()));
         } else if known.as_ref() != Some(&plan.rules) {
             self.say(format!("namespace {}/{}: rules changed", plan.org, namespace.as_str()));
+        }
+        Ok(())
+    }
+
+    async fn preset(&mut self, plan: &PresetPlan) -> Result<(), Error> {
+        let org = self.find_org(&plan.org).await?;
+        if db::presets::put(self.rows.0, org, &plan.name, &plan.steps).await? {
+            self.say(format!("preset {}/{}: is now {}", plan.org, plan.name, plan.steps));
         }
         Ok(())
     }

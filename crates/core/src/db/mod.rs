@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod keys;
 pub(crate) mod namespaces;
+pub(crate) mod presets;
 pub(crate) mod sessions;
 pub(crate) mod tickets;
 mod writer;
@@ -142,8 +143,18 @@ mod tests {
     async fn every_statement_prepares() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let database = Database::open(&folder.path().join("a.db"), 2, Arc::default()).await.expect("opens");
-        let all = [accounts::ALL, avatars::ALL, files::ALL, images::ALL, keys::ALL, namespaces::ALL, sessions::ALL, tickets::ALL]
-            .concat();
+        let all = [
+            accounts::ALL,
+            avatars::ALL,
+            files::ALL,
+            images::ALL,
+            keys::ALL,
+            namespaces::ALL,
+            presets::ALL,
+            sessions::ALL,
+            tickets::ALL,
+        ]
+        .concat();
         assert!(all.len() > 50);
         for sql in all {
             let prepared = database.reader().acquire().await.expect("connection").prepare(sqlx::SqlStr::from_static(sql)).await;

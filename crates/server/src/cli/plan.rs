@@ -2,10 +2,11 @@
 
 use imagewell_core::keys::TOKEN_TTL_MAX;
 use imagewell_core::model::{AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId};
-use imagewell_core::provision::{AccountPlan, NamespacePlan, Plan, Role, Secret};
+use imagewell_core::provision::{AccountPlan, NamespacePlan, Plan, PresetPlan, Role, Secret};
 use imagewell_imaging::Format;
 use serde::Deserialize;
 
+use crate::api::native;
 use crate::config::{Value as _, Zone};
 
 #[derive(Deserialize)]
@@ -23,6 +24,16 @@ struct File {
     clients: Vec<ClientEntry>,
     #[serde(default)]
     namespaces: Vec<NamespaceEntry>,
+    #[serde(default)]
+    presets: Vec<PresetEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PresetEntry {
+    org: String,
+    name: String,
+    transform: String,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +160,14 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     }
     for namespace in file.namespaces {
         plan.namespaces.extend(self::namespace(namespace, &mut faults));
+    }
+    for preset in file.presets {
+        let label = format!("preset {}/{}", preset.org, preset.name);
+        check_name(&label, &preset.name, &mut faults);
+        if let Err(reason) = native::check_transform(&preset.transform) {
+            faults.push(format!("{label}: {reason}"));
+        }
+        plan.presets.push(PresetPlan { org: preset.org, name: preset.name, steps: preset.transform });
     }
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
 }
@@ -296,9 +315,13 @@ mod tests {
             formats = ["png", "svg"]
             bytes_max = 0
             time_zone = "Mars/Olympus"
+            [[presets]]
+            org = "x"
+            name = "a card"
+            transform = "w_0"
         "#;
         let faults = parse(text).expect_err("faulty");
-        assert_eq!(faults.len(), 8, "{faults:#?}");
+        assert_eq!(faults.len(), 10, "{faults:#?}");
         let unknown = parse("[[users]]\nlogin = 'a'\norg = 'b'\npasword = 'c'").expect_err("faulty");
         assert!(unknown[0].contains("pasword"), "{unknown:?}");
     }

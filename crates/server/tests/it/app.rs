@@ -179,7 +179,7 @@ pub fn plan() -> Plan {
             client("acme", "backoffice", "file-write"),
             client("acme", "catalogue", "file-read"),
         ],
-        namespaces: Vec::new(),
+        ..Plan::default()
     }
 }
 

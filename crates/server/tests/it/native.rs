@@ -156,6 +156,36 @@ async fn strangers_see_public_images_as_they_are_and_at_no_other_size() {
     problem(&show(&app, None, &format!("/i/{id}/original")).await, 401);
 }
 
+#[tokio::test]
+async fn presets_are_for_everybody_who_may_see_the_image() {
+    use imagewell_core::provision::{self, PresetPlan};
+    let app = TestApp::start().await;
+    let till = Machine::till(&app, "till01");
+    let id = handle(&till, "a.png", stripes(300, 150)).await;
+    let card = format!("/i/{id}/p_card");
+    problem(&show(&app, Some(basic("reader")), &card).await, 404);
+    let provision = async |steps: &str| {
+        let preset = PresetPlan { org: "acme".into(), name: "card".into(), steps: steps.into() };
+        let plan = provision::Plan { presets: vec![preset], ..provision::Plan::default() };
+        provision::apply(&app.service.app, plan).await.expect("applies").len()
+    };
+    assert_eq!(provision("w_60,h_40,fit_cover").await, 1);
+    assert_eq!(provision("w_60,h_40,fit_cover").await, 0, "once more changes nothing");
+    assert_eq!(seen(&show(&app, Some(basic("reader")), &card).await, 0, 0).0, 60);
+    let same = show(&app, Some(basic("reader")), &format!("/i/{id}/h_40,w_60,fit_cover")).await;
+    assert_eq!(same.header("etag"), show(&app, Some(basic("reader")), &card).await.header("etag"), "the same rendering");
+    problem(&show(&app, None, &card).await, 401);
+    Answer::of(till.request("PUT", "rewards/a.png/acl").body("PUBLIC")).await.file();
+    assert_eq!(seen(&show(&app, None, &card).await, 0, 0).0, 60);
+    problem(&show(&app, None, &format!("/i/{id}/p_other")).await, 404);
+    problem(&show(&app, None, &format!("/i/{id}/w_60,h_40,fit_cover")).await, 403);
+    // Another org's preset of that name is another one; a change acts at once.
+    let theirs = handle(&Machine::till(&app, "till02"), "a.png", stripes(30, 30)).await;
+    problem(&show(&app, Some(basic("till02")), &format!("/i/{theirs}/p_card")).await, 404);
+    assert_eq!(provision("w_90").await, 1);
+    assert_eq!(seen(&show(&app, None, &card).await, 0, 0).0, 90);
+}
+
 /// What waits in the dropbox is seen by its number alone; once taken it is an image like any other, and keeps its crop.
 #[tokio::test]
 async fn temporary_pictures_have_no_address_here_and_crops_are_obeyed() {

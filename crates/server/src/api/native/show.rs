@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
 use imagewell_core::model::{Acl, Actor, Image, ImageId};
-use imagewell_core::{Error, access, fetch};
+use imagewell_core::{Error, access, fetch, presets};
 
 use super::grammar::Asked as AskedTransform;
 use crate::api::problem::Problem;
@@ -19,12 +19,15 @@ use crate::auth::session::Session;
 use crate::delivery::{self, Asked, Audience};
 use crate::serve::Service;
 
+/// A transform that begins with this is a preset's name.
+const PRESET: &str = "p_";
+
 /// Show an image at a size
 ///
 /// `id` is the uuid or file_handle, with `@2` behind it for that version. The transform is `original` or steps in any order: `w_300`,
 /// `h_200`, `fit_inside` (the default, never enlarged) or `fit_cover` (exactly that size), `dpr_2`, `q_80`, and `f_auto`, `f_jpeg`, `f_png` or
-/// `f_webp`. The image is upright, in sRGB and without metadata, and its own crop is obeyed. For callers who hold the image's permission, by a
-/// session, Basic credentials or a token, and for everybody where the image is public and the transform is `original`.
+/// `f_webp`; or `p_` and the name of a preset of the image's org. The image is upright, in sRGB and without metadata, and its own crop is obeyed. For callers who hold the image's permission, by a
+/// session, Basic credentials or a token, and for everybody where the image is public and the transform is `original` or a preset.
 #[utoipa::path(get, path = "/i/{id}/{transform}", tag = "Images",
     params(("id" = String, Path), ("transform" = String, Path, example = "w_300,h_200,fit_cover")),
     responses((status = 200, description = "The image", content_type = "image/*"), (status = 206), (status = 304), (status = 400),
@@ -59,14 +62,26 @@ async fn answer(service: &Service, path: Result<(String, String), PathRejection>
     let (id, number) = identity(&id).ok_or_else(absent)?;
     let image =
         fetch::find_any(&service.app, actor.as_deref(), id, number).await.map_err(|error| denied(actor.is_some(), error))?;
+    let (steps, is_preset) = match steps.strip_prefix(PRESET) {
+        Some(name) => (preset(service, &image, name).await?, true),
+        None => (steps, false),
+    };
     let side_px_max = service.settings.images.transform_side_px_max;
     let asked = AskedTransform::parse(&steps, side_px_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, reason))?;
     // A stranger's guesses may not cost renderings.
     let may_transform = actor.as_ref().is_some_and(|actor| access::check(actor, access::Action::View(&image)).is_ok());
-    if !may_transform && steps != "original" {
+    if !may_transform && !is_preset && steps != "original" {
         return Err(Problem::new(StatusCode::FORBIDDEN, "other sizes of a public image are for callers who hold its permission"));
     }
     render(service, &head, &image, asked).await
+}
+
+async fn preset(service: &Service, image: &Image, name: &str) -> Result<String, Problem> {
+    match presets::find(&service.app, image.org, name).await {
+        Ok(steps) => Ok(steps.to_string()),
+        Err(Error::NotFound) => Err(Problem::new(StatusCode::NOT_FOUND, "there is no such preset: they are provisioned")),
+        Err(error) => Err(denied(true, error)),
+    }
 }
 
 async fn render(service: &Service, head: &Parts, image: &Image, asked: AskedTransform) -> Result<Response, Problem> {
