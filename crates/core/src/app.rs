@@ -18,7 +18,7 @@ use crate::passwords::Passwords;
 use crate::spool::Spool;
 use crate::storage::Storage;
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, sweep, tickets};
+use crate::{Error, sweep};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ impl App {
                 tracing::warn!(%error, "rights could not be read again");
             }
             if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
-                && let Err(error) = tickets::remove_expired(&self).await
+                && let Err(error) = sweep::remove_expired(&self).await
             {
                 tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
             }

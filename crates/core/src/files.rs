@@ -1,15 +1,11 @@
 //! Named files: finding them, saying who may read them, deleting them and taking that back. Storing one is an upload.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::app::App;
 use crate::db::files::Address;
 use crate::model::{Acl, Actor, FileName, Image, ImageId, Namespace, NamespaceRules, OrgId, Timestamp};
 use crate::{Error, access, db, fetch};
-
-/// Removed rows and blobs go in pages of this many.
-const PAGE: u32 = 256;
 
 /// A file as a caller names it. The org is the caller's own.
 #[derive(Debug, Clone, Copy)]
@@ -154,37 +150,4 @@ fn changed(app: &App, actor: &Actor, id: ImageId, file: Named<'_>, what: &str) {
     let (login, org) = (&actor.login, actor.org.0);
     let (namespace, name) = (file.namespace.as_str(), file.name.as_str());
     tracing::info!(target: "audit", login, org, namespace, name, what, "file changed");
-}
-
-/// Removes versions whose undo window is over: the row first, since a row never points at missing bytes. What a crash leaves in
-/// between is an orphan. Returns how many, and their bytes.
-pub(crate) async fn remove_past_undo(app: &App, undo: Duration) -> Result<(u64, u64), Error> {
-    let deleted_until = Timestamp::now().minus(undo);
-    let (mut count, mut bytes) = (0, 0);
-    loop {
-        let page = db::files::past_undo(&app.database, deleted_until, PAGE).await?;
-        if page.is_empty() {
-            return Ok((count, bytes));
-        }
-        let removed = app
-            .database
-            .write(move |connection| {
-                Box::pin(async move {
-                    let mut removed = Vec::new();
-                    for version in page {
-                        if db::files::forget(connection, &version, deleted_until).await? {
-                            removed.push(version);
-                        }
-                    }
-                    Ok(removed)
-                })
-            })
-            .await?;
-        for version in &removed {
-            app.storage.delete(&version.blob).await?;
-            app.storage.delete_variants(&version.blob).await?;
-            count += 1;
-            bytes += version.size_bytes;
-        }
-    }
 }

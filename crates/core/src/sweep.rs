@@ -6,11 +6,16 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 
 use crate::app::App;
+use crate::db::doomed::{Doomed, DoomedBytes};
+use crate::db::files::PastUndo;
+use crate::db::tickets::Expired;
 use crate::model::{BlobKey, Timestamp};
-use crate::{Error, db, files, tickets};
+use crate::{Error, db};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
+/// Rows and their blobs go in pages of this many.
+const PAGE: u32 = 256;
 
 /// How sweeping goes.
 #[derive(Debug, Clone, Copy)]
@@ -97,10 +102,11 @@ pub struct Summary {
 pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send) -> Result<Summary, Error> {
     let mut summary = Summary::default();
     let grace = app.options.sweep.grace;
-    let (versions, bytes) = sweep_versions(app, mode).await?;
+    let now = Timestamp::now();
+    let (versions, bytes) = sweep_doomed::<PastUndo>(app, mode, now.minus(app.options.sweep.undo)).await?;
     report(&Finding::PastUndo { versions, bytes });
     (summary.versions, summary.bytes) = (versions, bytes);
-    let (expired, bytes) = sweep_tickets(app, mode).await?;
+    let (expired, bytes) = sweep_doomed::<Expired>(app, mode, now).await?;
     report(&Finding::Expired { images: expired, bytes });
     summary.expired = expired;
     summary.bytes += bytes;
@@ -116,7 +122,6 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     summary.sessions = sweep_sessions(app, mode).await?;
     report(&Finding::EndedSessions(summary.sessions));
     if mode == Mode::Remove {
-        let now = Timestamp::now();
         app.database.write(move |connection| Box::pin(async move { db::keys::delete_ended(connection, now).await })).await?;
         tracing::info!(?summary, "swept");
         metrics::counter!("imagewell_swept_blobs_total").increment(summary.orphans);
@@ -124,18 +129,48 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     Ok(summary)
 }
 
-async fn sweep_versions(app: &App, mode: Mode) -> Result<(u64, u64), Error> {
-    let undo = app.options.sweep.undo;
+async fn sweep_doomed<T: Doomed>(app: &App, mode: Mode, until: Timestamp) -> Result<(u64, u64), Error> {
     match mode {
-        Mode::DryRun => db::files::count_past_undo(&app.database, Timestamp::now().minus(undo)).await,
-        Mode::Remove => files::remove_past_undo(app, undo).await,
+        Mode::DryRun => T::count(&app.database, until).await,
+        Mode::Remove => remove_doomed::<T>(app, until).await,
     }
 }
 
-async fn sweep_tickets(app: &App, mode: Mode) -> Result<(u64, u64), Error> {
-    match mode {
-        Mode::DryRun => db::tickets::count_expired(&app.database, Timestamp::now()).await,
-        Mode::Remove => tickets::remove_expired(app).await,
+/// Removes pictures that nobody took in time.
+pub(crate) async fn remove_expired(app: &App) -> Result<(), Error> {
+    remove_doomed::<Expired>(app, Timestamp::now()).await.map(|_| ())
+}
+
+/// The rows first, since a row never points at missing bytes; what a crash leaves in between is an orphan. Returns how many, and their
+/// bytes.
+async fn remove_doomed<T: Doomed>(app: &App, until: Timestamp) -> Result<(u64, u64), Error> {
+    let (mut count, mut bytes) = (0, 0);
+    loop {
+        let page = T::page(&app.database, until, PAGE).await?;
+        if page.is_empty() {
+            return Ok((count, bytes));
+        }
+        let removed = app
+            .database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let mut removed = Vec::new();
+                    for doomed in page {
+                        if doomed.forget(connection, until).await? {
+                            removed.push(doomed);
+                        }
+                    }
+                    Ok(removed)
+                })
+            })
+            .await?;
+        for doomed in &removed {
+            let DoomedBytes { blob, size_bytes } = doomed.bytes();
+            app.storage.delete(blob).await?;
+            app.storage.delete_variants(blob).await?;
+            count += 1;
+            bytes += size_bytes;
+        }
     }
 }
 

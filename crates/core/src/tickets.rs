@@ -8,9 +8,6 @@ use crate::app::App;
 use crate::model::{Actor, Image, TicketNumber, Timestamp};
 use crate::{Error, access, db};
 
-/// Removed rows and blobs go in pages of this many.
-const PAGE: u32 = 256;
-
 /// The picture of a ticket. Whose it is doesn't matter: the number is the right to see it, unless the operator says otherwise.
 ///
 /// # Errors
@@ -74,38 +71,6 @@ fn on_picture(part: Part, width: u32, height: u32) -> Result<Option<Crop>, Error
     }
     let crop = Crop { x: left, y: top, width: right - left, height: bottom - top };
     Ok((crop != Crop { x: 0, y: 0, width, height }).then_some(crop))
-}
-
-/// Removes pictures that nobody took: the rows first. What a crash leaves in between is an orphan. Returns how many, and their bytes.
-pub(crate) async fn remove_expired(app: &App) -> Result<(u64, u64), Error> {
-    let now = Timestamp::now();
-    let (mut count, mut bytes) = (0, 0);
-    loop {
-        let page = db::tickets::expired(&app.database, now, PAGE).await?;
-        if page.is_empty() {
-            return Ok((count, bytes));
-        }
-        let removed = app
-            .database
-            .write(move |connection| {
-                Box::pin(async move {
-                    let mut removed = Vec::new();
-                    for expired in page {
-                        if db::tickets::forget(connection, &expired, now).await? {
-                            removed.push(expired);
-                        }
-                    }
-                    Ok(removed)
-                })
-            })
-            .await?;
-        for expired in &removed {
-            app.storage.delete(&expired.blob).await?;
-            app.storage.delete_variants(&expired.blob).await?;
-            count += 1;
-            bytes += expired.size_bytes;
-        }
-    }
 }
 
 #[cfg(test)]

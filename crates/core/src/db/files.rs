@@ -3,10 +3,11 @@
 //! Every change begins with a statement that takes hold of the image's row, so that changes of one name follow one another on
 //! any database.
 
+use super::doomed::{Doomed, DoomedBytes, count_doomed};
 use super::images::{Row, insert_version, select_image};
 use super::{Connection, Database, read_failed, statements, write_failed};
 use crate::Error;
-use crate::model::{AccountId, Acl, BlobKey, FileName, Image, ImageId, Namespace, OrgId, State, Timestamp};
+use crate::model::{AccountId, Acl, FileName, Image, ImageId, Namespace, OrgId, State, Timestamp};
 
 statements! {
     NEXT_NUMBER = "INSERT INTO images (id, org_id, owner_id, namespace, name, permission, acl, state, latest_version, last_number, \
@@ -47,8 +48,7 @@ pub(crate) struct Address {
 pub(crate) struct PastUndo {
     image: String,
     number: i64,
-    pub(crate) blob: BlobKey,
-    pub(crate) size_bytes: u64,
+    bytes: DoomedBytes,
 }
 
 /// Gives the image's version the next number of its name and adds it. The first one of a name makes the name.
@@ -193,43 +193,35 @@ async fn finish(connection: &mut Connection, id: ImageId, changed: u64) -> Resul
     Ok(Some(id))
 }
 
-/// Some versions that were deleted so long ago that they can't come back.
-pub(crate) async fn past_undo(database: &Database, deleted_until: Timestamp, count: u32) -> Result<Vec<PastUndo>, Error> {
-    let rows: Vec<(String, i64, String, i64)> = sqlx::query_as(PAST_UNDO)
-        .bind(deleted_until.0)
-        .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
-    Ok(rows
-        .into_iter()
-        .map(|(image, number, key, size)| PastUndo {
-            image,
-            number,
-            blob: BlobKey::from_stored(key),
-            size_bytes: u64::try_from(size).unwrap_or(0),
-        })
-        .collect())
-}
+impl Doomed for PastUndo {
+    async fn page(database: &Database, deleted_until: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
+        let rows: Vec<(String, i64, String, i64)> = sqlx::query_as(PAST_UNDO)
+            .bind(deleted_until.0)
+            .bind(i64::from(count))
+            .fetch_all(database.reader())
+            .await
+            .map_err(|error| read_failed(&error))?;
+        let version = |(image, number, key, size)| Self { image, number, bytes: DoomedBytes::new(key, size) };
+        Ok(rows.into_iter().map(version).collect())
+    }
 
-/// How many such versions there are, and their bytes.
-pub(crate) async fn count_past_undo(database: &Database, deleted_until: Timestamp) -> Result<(u64, u64), Error> {
-    let (count, bytes): (i64, i64) = sqlx::query_as(COUNT_PAST_UNDO)
-        .bind(deleted_until.0)
-        .fetch_one(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
-    Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
-}
+    async fn count(database: &Database, deleted_until: Timestamp) -> Result<(u64, u64), Error> {
+        count_doomed(database, COUNT_PAST_UNDO, deleted_until).await
+    }
 
-/// Removes the row of such a version; the name and its numbers stay. False when it came back in the meantime.
-pub(crate) async fn forget(connection: &mut Connection, version: &PastUndo, deleted_until: Timestamp) -> Result<bool, Error> {
-    let done = sqlx::query(FORGET)
-        .bind(version.image.clone())
-        .bind(version.number)
-        .bind(deleted_until.0)
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected() > 0)
+    /// The name and its numbers stay.
+    async fn forget(&self, connection: &mut Connection, deleted_until: Timestamp) -> Result<bool, Error> {
+        let done = sqlx::query(FORGET)
+            .bind(&self.image)
+            .bind(self.number)
+            .bind(deleted_until.0)
+            .execute(connection)
+            .await
+            .map_err(|error| write_failed(&error))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    fn bytes(&self) -> &DoomedBytes {
+        &self.bytes
+    }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod avatars;
+pub(crate) mod doomed;
 pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod keys;

@@ -2,10 +2,11 @@
 
 use imagewell_imaging::transform::Crop;
 
+use super::doomed::{Doomed, DoomedBytes, count_doomed};
 use super::images::{Row, insert, select_image};
 use super::{Connection, Database, read_failed, statements, write_failed};
 use crate::Error;
-use crate::model::{BlobKey, Image, ImageId, OrgId, TicketNumber, TicketNumbers, Timestamp};
+use crate::model::{Image, ImageId, OrgId, TicketNumber, TicketNumbers, Timestamp};
 
 statements! {
     INSERT_TICKET = "INSERT INTO tickets (number, image_id, org_id, expires_us) VALUES ($1, $2, $3, $4) \
@@ -34,8 +35,7 @@ const DRAWS: usize = 8;
 pub(crate) struct Expired {
     number: i64,
     image: String,
-    pub(crate) blob: BlobKey,
-    pub(crate) size_bytes: u64,
+    bytes: DoomedBytes,
 }
 
 /// Adds a temporary image and gives it a ticket.
@@ -120,45 +120,39 @@ pub(crate) async fn claim(
     Ok(Some(ImageId::parse(&id)?))
 }
 
-/// Some temporary images whose time is over, by index.
-pub(crate) async fn expired(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Expired>, Error> {
-    let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(EXPIRED)
-        .bind(now.0)
-        .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
-    Ok(rows
-        .into_iter()
-        .map(|(number, image, key, size)| Expired {
-            number,
-            image,
-            blob: BlobKey::from_stored(key),
-            size_bytes: u64::try_from(size).unwrap_or(0),
-        })
-        .collect())
-}
-
-/// How many there are, and their bytes.
-pub(crate) async fn count_expired(database: &Database, now: Timestamp) -> Result<(u64, u64), Error> {
-    let (count, bytes): (i64, i64) =
-        sqlx::query_as(COUNT_EXPIRED).bind(now.0).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
-    Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
-}
-
-/// Removes the rows of an expired image. False when it was taken at the last moment.
-pub(crate) async fn forget(connection: &mut Connection, expired: &Expired, now: Timestamp) -> Result<bool, Error> {
-    let done = sqlx::query(FORGET_TICKET)
-        .bind(expired.number)
-        .bind(now.0)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    if done.rows_affected() == 0 {
-        return Ok(false);
+impl Doomed for Expired {
+    async fn page(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
+        let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(EXPIRED)
+            .bind(now.0)
+            .bind(i64::from(count))
+            .fetch_all(database.reader())
+            .await
+            .map_err(|error| read_failed(&error))?;
+        let expired = |(number, image, key, size)| Self { number, image, bytes: DoomedBytes::new(key, size) };
+        Ok(rows.into_iter().map(expired).collect())
     }
-    for sql in [FORGET_VERSIONS, FORGET_IMAGE] {
-        sqlx::query(sql).bind(&expired.image).execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+
+    async fn count(database: &Database, now: Timestamp) -> Result<(u64, u64), Error> {
+        count_doomed(database, COUNT_EXPIRED, now).await
     }
-    Ok(true)
+
+    async fn forget(&self, connection: &mut Connection, now: Timestamp) -> Result<bool, Error> {
+        let done = sqlx::query(FORGET_TICKET)
+            .bind(self.number)
+            .bind(now.0)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| write_failed(&error))?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        for sql in [FORGET_VERSIONS, FORGET_IMAGE] {
+            sqlx::query(sql).bind(&self.image).execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+        }
+        Ok(true)
+    }
+
+    fn bytes(&self) -> &DoomedBytes {
+        &self.bytes
+    }
 }
