@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub struct Workers {
     limits: WorkerLimits,
     processes: Semaphore,
     /// In MiB.
-    memory: Arc<Semaphore>,
+    memory: Semaphore,
     memory_mib_max: u32,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Worker>>,
@@ -90,7 +90,7 @@ impl Workers {
             program,
             limits,
             processes: Semaphore::new(limits.concurrent_max),
-            memory: Arc::new(Semaphore::new(memory_mib_max as usize)),
+            memory: Semaphore::new(memory_mib_max as usize),
             memory_mib_max,
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),

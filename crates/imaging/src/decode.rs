@@ -18,6 +18,8 @@ const DECODED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(crate) struct Decoded {
     pub(crate) picture: DynamicImage,
     pub(crate) profile: Option<Vec<u8>>,
+    /// The picture's own width and height, whatever it was decoded to.
+    pub(crate) full_size: (u32, u32),
 }
 
 /// Decodes the first frame. `wanted` is told the upright size and says what size is enough; a JPEG then comes smaller, by a half, a
@@ -50,8 +52,8 @@ fn jpeg(source: &[u8], limits: &Limits, wanted: impl Fn(u32, u32) -> (u32, u32))
     let mut decoder = jpeg_decoder::Decoder::new(Cursor::new(source));
     decoder.set_max_decoding_buffer_size(usize::try_from(DECODED_BYTES_MAX).unwrap_or(usize::MAX));
     decoder.read_info().map_err(failed)?;
-    let (upright_width, upright_height) = if swapped { (facts.height, facts.width) } else { (facts.width, facts.height) };
-    let enough = wanted(upright_width, upright_height);
+    let full_size = if swapped { (facts.height, facts.width) } else { (facts.width, facts.height) };
+    let enough = wanted(full_size.0, full_size.1);
     let (width, height) = if swapped { (enough.1, enough.0) } else { enough };
     let side = |pixels: u32| u16::try_from(pixels).unwrap_or(u16::MAX);
     decoder.scale(side(width), side(height)).map_err(failed)?;
@@ -73,7 +75,7 @@ fn jpeg(source: &[u8], limits: &Limits, wanted: impl Fn(u32, u32) -> (u32, u32))
     };
     let mut picture = picture.ok_or_else(|| broken(Format::Jpeg, "its pixels are not as many as it says"))?;
     picture.apply_orientation(Turn::from_exif(facts.orientation.exif()).unwrap_or(Turn::NoTransforms));
-    Ok(Decoded { picture, profile })
+    Ok(Decoded { picture, profile, full_size })
 }
 
 fn other(source: &[u8], format: Format, limits: &Limits) -> Result<Decoded, Error> {
@@ -96,7 +98,8 @@ fn other(source: &[u8], format: Format, limits: &Limits) -> Result<Decoded, Erro
     let profile = decoder.icc_profile().unwrap_or_default();
     let mut picture = eight_bits(DynamicImage::from_decoder(decoder).map_err(failed)?);
     picture.apply_orientation(orientation);
-    Ok(Decoded { picture, profile })
+    let full_size = (picture.width(), picture.height());
+    Ok(Decoded { picture, profile, full_size })
 }
 
 fn image_format(format: Format) -> Result<ImageFormat, Error> {

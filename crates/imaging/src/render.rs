@@ -37,16 +37,14 @@ struct Plan {
 pub fn render(source: &[u8], transform: &Transform, limits: &Limits) -> Result<Vec<u8>, Error> {
     let format = Format::sniff(source)?;
     let failed = |error: &dyn fmt::Display| Error::Render { format, detail: error.to_string() };
-    let full = std::cell::Cell::new((0, 0));
     let decoded = decode(source, limits, |width, height| {
-        full.set((width, height));
         let plan = plan(transform, width, height);
         let scale = (f64::from(plan.to.0) / plan.width).max(f64::from(plan.to.1) / plan.height) * OVERSAMPLING;
         let enough = |side: u32| (f64::from(side) * scale.min(1.0)).ceil() as u32;
         (enough(width), enough(height))
     })?;
     let (width, height) = (decoded.picture.width(), decoded.picture.height());
-    let (full_width, full_height) = if full.get() == (0, 0) { (width, height) } else { full.get() };
+    let (full_width, full_height) = decoded.full_size;
     // Planned on the full picture, carried out on one that may have come smaller.
     let plan = plan(transform, full_width, full_height).scaled(width, height, full_width, full_height);
     let picture = resize(decoded.picture, &plan).map_err(|error| failed(&error))?;
