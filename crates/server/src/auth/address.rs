@@ -13,6 +13,14 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub IpAddr);
 
+impl ClientAddress {
+    /// What the telemetry layer found; no address where there is no such layer.
+    #[must_use]
+    pub fn in_extensions(extensions: &Extensions) -> IpAddr {
+        extensions.get::<Self>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.0)
+    }
+}
+
 /// Walks `X-Forwarded-For` from the right for as long as the hop that wrote an entry is a trusted proxy.
 #[must_use]
 pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> IpAddr {

@@ -26,7 +26,7 @@ pub async fn log_in(State(service): State<Service>, request: Request) -> Result<
     if !fetch_metadata::may_change(&head.headers, &service.settings) {
         return Err(Refusal::csrf());
     }
-    let address = head.extensions.get::<ClientAddress>().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+    let address = ClientAddress::in_extensions(&head.extensions);
     let body = Intake::new(body, &service.settings, BODY_BYTES_MAX, BODY_BYTES_MAX).whole().await?;
     let body: LoginBody =
         serde_json::from_slice(&body).map_err(|_| Refusal::invalid("send JSON, {\"email\":\"…\",\"password\":\"…\"}"))?;

@@ -18,7 +18,7 @@ use crate::serve::Service;
 
 /// A caller who holds the right that the request asks for.
 pub(super) async fn caller(service: &Service, head: &Parts, action: Action<'_>) -> Result<Arc<Actor>> {
-    let address = head.extensions.get::<ClientAddress>().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+    let address = ClientAddress::in_extensions(&head.extensions);
     let actor = machine::caller(service, &head.headers, address).await?;
     files::check_right(&actor, action)?;
     Ok(actor)

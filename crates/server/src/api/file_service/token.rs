@@ -28,7 +28,7 @@ pub async fn generate(State(service): State<Service>, request: Request) -> Resul
 }
 
 async fn answer(service: &Service, request: Request) -> Result<Response> {
-    let address = request.extensions().get::<ClientAddress>().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+    let address = ClientAddress::in_extensions(request.extensions());
     let intake = Intake::new(request.into_body(), &service.settings, BODY_BYTES_MAX, BODY_BYTES_MAX);
     let body = intake.whole().await?;
     let body: TokenBody =

@@ -99,7 +99,7 @@ async fn render(service: &Service, head: &Parts, image: &Image, asked: AskedTran
 
 /// Whoever the request proves, if anybody: a machine by its header, a person by the session's cookie.
 async fn caller(service: &Service, head: &Parts) -> Result<Option<Arc<Actor>>, Problem> {
-    let address = head.extensions.get::<ClientAddress>().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+    let address = ClientAddress::in_extensions(&head.extensions);
     match machine::caller(service, &head.headers, address).await {
         Ok(actor) => return Ok(Some(actor)),
         Err(Denied::Missing) => {}
