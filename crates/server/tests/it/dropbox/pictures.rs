@@ -24,7 +24,7 @@ async fn a_picture_gets_a_number_and_is_shown_to_everyone() {
     let shown = visitor.get(&format!("{PICTURES}/{ticket}?size=512&s=1715139659000")).await;
     assert_eq!(seen(&shown, 0, 0).0, 512);
     assert_eq!((shown.header("content-type"), shown.header("cross-origin-resource-policy")), ("image/jpeg", "cross-origin"));
-    assert!(shown.header("vary").contains("origin") || shown.headers.get_all("vary").iter().any(|value| value == "Accept"));
+    assert!(shown.headers.get_all("vary").iter().any(|value| value == "Accept"));
     assert_eq!((seen(&visitor.get(&format!("{PICTURES}/{ticket}")).await, 0, 0).0), 512, "as large as it is");
     let again = Answer::of(
         visitor.request("GET", &format!("{PICTURES}/{ticket}?size=512")).header("if-none-match", shown.header("etag")),
