@@ -45,3 +45,17 @@ fn follow(profile: &ColorProfile, from: Layout, pixels: &[u8], to: Layout) -> Op
     transform.transform(pixels, &mut followed).ok()?;
     Some(followed)
 }
+
+/// The mean of the pixels in the fullest cell of a colour cube of 8×8×8. What can't be seen doesn't count.
+pub(crate) fn dominant(pixels: &RgbaImage) -> [u8; 3] {
+    let mut cells = vec![[0_u64; 4]; 512];
+    for [red, green, blue, opacity] in pixels.pixels().map(|pixel| pixel.0) {
+        let cell = usize::from(red >> 5) << 6 | usize::from(green >> 5) << 3 | usize::from(blue >> 5);
+        let weight = u64::from(opacity);
+        for (sum, part) in cells[cell].iter_mut().zip([u64::from(red), u64::from(green), u64::from(blue), 1]) {
+            *sum += part * weight;
+        }
+    }
+    let [red, green, blue, weight] = cells.into_iter().max_by_key(|cell| cell[3]).unwrap_or_default();
+    [red, green, blue].map(|sum| u8::try_from(sum / weight.max(1)).unwrap_or(u8::MAX))
+}

@@ -13,6 +13,10 @@ pub enum Limit {
     FramePixels,
     /// Bytes of decoded pixels that a rendering may hold.
     DecodedBytes,
+    /// Width × height of a rendering, in pixels.
+    OutputPixels,
+    /// Width × height of all frames of an animated rendering, in pixels.
+    OutputFramePixels,
 }
 
 impl Limit {
@@ -25,6 +29,8 @@ impl Limit {
             Self::Frames => "frames",
             Self::FramePixels => "pixels in all frames together",
             Self::DecodedBytes => "bytes of decoded pixels",
+            Self::OutputPixels => "pixels as a rendering",
+            Self::OutputFramePixels => "pixels in all frames of a rendering together",
         }
     }
 }

@@ -4,13 +4,18 @@
 //! orients, fits and encodes. Everything here is pure and synchronous: no clock, no network, no file names, no async. It faces
 //! hostile bytes, so every read is bounded by [`Limits`] and `render` is meant to run in a process that has nothing to lose.
 
+mod attention;
 mod colour;
 mod decode;
+mod effects;
+mod encode;
 mod error;
 mod facts;
 mod format;
 mod inspect;
 mod limits;
+pub mod look;
+mod plan;
 pub mod render;
 pub mod transform;
 

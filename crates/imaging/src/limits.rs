@@ -1,3 +1,6 @@
+use std::fmt;
+use std::str::FromStr;
+
 /// Bounds on what an image may claim of itself. Checked from headers, before any pixel is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -9,10 +12,63 @@ pub struct Limits {
     pub frames_max: u32,
     /// Width × height of all frames together, in pixels.
     pub frame_pixels_max: u64,
+    /// Width × height of a rendering, in pixels.
+    pub output_pixels_max: u64,
+    /// Width × height of all frames of an animated rendering together, in pixels.
+    pub output_frame_pixels_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pixels_max: 50_000_000, side_px_max: 30_000, frames_max: 300, frame_pixels_max: 500_000_000 }
+        Self {
+            pixels_max: 50_000_000,
+            side_px_max: 30_000,
+            frames_max: 300,
+            frame_pixels_max: 500_000_000,
+            output_pixels_max: 50_000_000,
+            output_frame_pixels_max: 40_000_000,
+        }
+    }
+}
+
+/// The numbers in the order of the fields, for the process that renders.
+impl fmt::Display for Limits {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pixels_max, side_px_max, frames_max, frame_pixels_max, output_pixels_max, output_frame_pixels_max } = self;
+        write!(out, "{pixels_max},{side_px_max},{frames_max},{frame_pixels_max},{output_pixels_max},{output_frame_pixels_max}")
+    }
+}
+
+impl FromStr for Limits {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "limits are six whole numbers separated by commas";
+        let mut numbers = text.split(',').map(str::parse::<u64>);
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(WRONG);
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| WRONG);
+        let limits = Self {
+            pixels_max: next()?,
+            side_px_max: narrow(next()?)?,
+            frames_max: narrow(next()?)?,
+            frame_pixels_max: next()?,
+            output_pixels_max: next()?,
+            output_frame_pixels_max: next()?,
+        };
+        if numbers.next().is_some() { Err(WRONG) } else { Ok(limits) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_back() {
+        let limits = Limits { pixels_max: 1, frames_max: 7, ..Limits::default() };
+        assert_eq!(limits.to_string().parse(), Ok(limits));
+        for wrong in ["", "1,2,3,4,5", "1,2,3,4,5,6,7", "1,2,3,4,5,x", "1,99999999999,3,4,5,6"] {
+            assert!(wrong.parse::<Limits>().is_err(), "{wrong}");
+        }
     }
 }

@@ -5,11 +5,11 @@ mod pictures;
 
 use std::path::PathBuf;
 
-use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
+use image::{DynamicImage, ImageFormat, RgbaImage};
 use imagewell_imaging::render::render;
-use imagewell_imaging::transform::{Crop, Fit, Outputs, Transform};
+use imagewell_imaging::transform::{Colour, Crop, Fit, Flip, Gravity, Outputs, Rotation, Transform};
 use imagewell_imaging::{Format, Limits};
-use pictures::{encoded, exif, jpeg_with_exif};
+use pictures::{encoded, exif, jpeg_with_exif, wide_gamut};
 
 fn testdata(name: &str) -> Vec<u8> {
     let path = format!("{}/../../testdata/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -17,7 +17,7 @@ fn testdata(name: &str) -> Vec<u8> {
 }
 
 fn transform(crop: Option<Crop>, fit: Fit) -> Transform {
-    Transform { crop, fit, quality: None, outputs: Outputs::PNG }
+    Transform { crop, outputs: Outputs::PNG, ..Transform::of(fit) }
 }
 
 fn rendered(source: &[u8], transform: &Transform) -> DynamicImage {
@@ -34,22 +34,6 @@ fn distance(one: &DynamicImage, other: &DynamicImage) -> f64 {
 
 fn chelsea() -> DynamicImage {
     image::load_from_memory(&testdata("photos/chelsea.png")).expect("decodes")
-}
-
-/// The same colours written down in Display P3, as phones do.
-fn wide_gamut() -> Vec<u8> {
-    use moxcms::{ColorProfile, Layout, TransformOptions};
-    let (srgb, p3) = (ColorProfile::new_srgb(), ColorProfile::new_display_p3());
-    let picture = chelsea().into_rgb8();
-    let to_p3 = srgb.create_transform_8bit(Layout::Rgb, &p3, Layout::Rgb, TransformOptions::default()).expect("transform");
-    let mut pixels = vec![0; picture.as_raw().len()];
-    to_p3.transform(picture.as_raw(), &mut pixels).expect("transforms");
-    let picture = RgbImage::from_raw(picture.width(), picture.height(), pixels).expect("pixels");
-    let mut bytes = Vec::new();
-    let mut encoder = image::codecs::png::PngEncoder::new(&mut bytes);
-    image::ImageEncoder::set_icc_profile(&mut encoder, p3.encode().expect("profile")).expect("takes a profile");
-    picture.write_with_encoder(encoder).expect("encodes");
-    bytes
 }
 
 /// A soft disc on nothing.
@@ -72,19 +56,37 @@ fn sideways() -> Vec<u8> {
 #[test]
 fn renderings_are_as_somebody_has_seen_them() {
     let face = Some(Crop { x: 150, y: 10, width: 180, height: 180 });
+    let (small, tall) = (transform(None, Fit::Inside(96, 96)), transform(None, Fit::Cover(32, 96)));
+    let contained = transform(None, Fit::Contain(96, 96));
     let cases: Vec<(&str, Vec<u8>, Transform)> = vec![
         ("photograph", testdata("photos/astronaut-512.jpg"), transform(None, Fit::square(96))),
         ("photograph-cropped", testdata("photos/astronaut-512.jpg"), transform(face, Fit::square(96))),
         ("photograph-inside", testdata("photos/rocket.jpg"), transform(None, Fit::Inside(96, 96))),
         ("stars", testdata("photos/hubble_deep_field.jpg"), transform(None, Fit::square(96))),
         ("sideways", sideways(), transform(None, Fit::square(96))),
-        ("wide-gamut", wide_gamut(), transform(None, Fit::Inside(96, 96))),
+        ("wide-gamut", wide_gamut(&testdata("photos/chelsea.png")), transform(None, Fit::Inside(96, 96))),
         ("alpha", with_alpha(), transform(None, Fit::square(64))),
         ("sixteen-bits", sixteen_bits(), transform(None, Fit::Inside(96, 96))),
         ("cmyk", testdata("formats/cmyk.jpg"), transform(None, Fit::Original)),
         ("animated", testdata("formats/animated.webp"), transform(None, Fit::Original)),
         ("animated-gif", pictures::animated_gif(3), transform(None, Fit::square(64))),
         ("enlarged", testdata("formats/lossy.webp"), transform(None, Fit::square(160))),
+        ("avif", testdata("formats/small.avif"), transform(None, Fit::Original)),
+        ("jpeg-xl", testdata("formats/small.jxl"), transform(None, Fit::Original)),
+        ("rotated", testdata("photos/rocket.jpg"), Transform { rotation: Rotation::Right, ..small }),
+        ("flipped", testdata("photos/rocket.jpg"), Transform { flip: Flip { horizontal: true, vertical: false }, ..small }),
+        ("contained", testdata("photos/rocket.jpg"), Transform { background: Colour::from_hex("203080"), ..contained }),
+        ("contained-clear", testdata("photos/rocket.jpg"), contained),
+        ("filled", testdata("photos/rocket.jpg"), transform(None, Fit::Fill(96, 96))),
+        ("outside", testdata("photos/rocket.jpg"), transform(None, Fit::Outside(64, 64))),
+        ("on-colour", with_alpha(), Transform { background: Colour::from_hex("ffcc00"), ..small }),
+        ("blurred", testdata("photos/chelsea.png"), Transform { blur: Some(30), ..small }),
+        ("blurred-alpha", with_alpha(), Transform { blur: Some(60), ..small }),
+        ("sharpened", testdata("photos/chelsea.png"), Transform { sharpen: Some(15), ..small }),
+        ("north-west", testdata("photos/rocket.jpg"), Transform { gravity: Gravity::Side(-1, -1), ..tall }),
+        ("point", testdata("photos/rocket.jpg"), Transform { gravity: Gravity::Point(800, 500), ..tall }),
+        ("attention", testdata("photos/astronaut-512.jpg"), Transform { gravity: Gravity::Attention, ..tall }),
+        ("entropy", testdata("photos/rocket.jpg"), Transform { gravity: Gravity::Entropy, ..tall }),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden");
     for (name, source, transform) in cases {
@@ -115,7 +117,7 @@ fn jpegs_whose_colours_come_in_scans_of_their_own_are_decoded_right() {
 
 #[test]
 fn profiles_are_followed_to_srgb_and_left_behind() {
-    let source = wide_gamut();
+    let source = wide_gamut(&testdata("photos/chelsea.png"));
     let followed = rendered(&source, &transform(None, Fit::Original));
     assert!(distance(&followed, &chelsea()) < 1.5, "{}", distance(&followed, &chelsea()));
     let ignored = image::load_from_memory(&source).expect("decodes");
@@ -171,13 +173,16 @@ fn squares_are_as_large_as_asked_for() {
 
 #[test]
 fn the_output_is_what_the_client_reads_and_the_picture_needs() {
-    let all = Outputs { jpeg: true, png: true, webp: true };
+    let modern = Outputs { webp: true, ..Outputs::CLASSIC };
     let format = |source: &[u8], outputs| {
-        let transform = Transform { crop: None, fit: Fit::square(32), quality: None, outputs };
+        let transform = Transform { outputs, ..Transform::of(Fit::square(32)) };
         Format::sniff(&render(source, &transform, &Limits::default()).expect("renders")).expect("known")
     };
-    assert_eq!(format(&testdata("photos/rocket.jpg"), all), Format::Jpeg);
-    assert_eq!(format(&with_alpha(), all), Format::WebP);
+    assert_eq!(format(&testdata("photos/rocket.jpg"), Outputs::CLASSIC), Format::Jpeg);
+    assert_eq!(format(&testdata("photos/rocket.jpg"), modern), Format::WebP);
+    assert_eq!(format(&testdata("photos/rocket.jpg"), Outputs { avif: true, ..modern }), Format::Avif);
+    assert_eq!(format(&with_alpha(), modern), Format::WebP);
     assert_eq!(format(&with_alpha(), Outputs::CLASSIC), Format::Png);
+    assert_eq!(format(&with_alpha(), Outputs::JPEG), Format::Jpeg, "on white");
     assert_eq!(format(&testdata("photos/rocket.jpg"), Outputs::PNG), Format::Png);
 }

@@ -79,7 +79,7 @@ fn orientation_is_read_wherever_it_stands_and_nonsense_counts_as_upright() {
 
 #[test]
 fn every_limit_holds_at_its_edge_and_refuses_one_past_it() {
-    let limits = Limits { pixels_max: 5000, side_px_max: 100, frames_max: 3, frame_pixels_max: 600 };
+    let limits = Limits { pixels_max: 5000, side_px_max: 100, frames_max: 3, frame_pixels_max: 600, ..Limits::default() };
     let check = |bytes: &[u8]| inspect(Cursor::new(bytes), &limits);
     let over = |bytes: &[u8]| match check(bytes) {
         Err(Error::OverLimit { limit, .. }) => limit,

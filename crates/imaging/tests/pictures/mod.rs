@@ -109,3 +109,19 @@ pub fn whole_files() -> Vec<(&'static str, Vec<u8>, (u32, u32))> {
         ("animated jxl", read("formats/animated.jxl"), (96, 64)),
     ]
 }
+
+/// The same colours written down in Display P3, as phones do.
+pub fn wide_gamut(photograph: &[u8]) -> Vec<u8> {
+    use moxcms::{ColorProfile, Layout, TransformOptions};
+    let (srgb, p3) = (ColorProfile::new_srgb(), ColorProfile::new_display_p3());
+    let picture = image::load_from_memory(photograph).expect("decodes").into_rgb8();
+    let to_p3 = srgb.create_transform_8bit(Layout::Rgb, &p3, Layout::Rgb, TransformOptions::default()).expect("transform");
+    let mut pixels = vec![0; picture.as_raw().len()];
+    to_p3.transform(picture.as_raw(), &mut pixels).expect("transforms");
+    let picture = RgbImage::from_raw(picture.width(), picture.height(), pixels).expect("pixels");
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+    image::ImageEncoder::set_icc_profile(&mut encoder, p3.encode().expect("profile")).expect("takes a profile");
+    picture.write_with_encoder(encoder).expect("encodes");
+    bytes
+}

@@ -1,0 +1,70 @@
+//! Pixels → bytes, one file a format where there is more to say than one call.
+
+mod animation;
+mod avif;
+mod jpeg;
+mod webp;
+
+use std::fmt;
+
+use image::codecs::gif::GifEncoder;
+use image::codecs::png::PngEncoder;
+use image::{DynamicImage, ImageEncoder as _, ImageError};
+
+pub(crate) use animation::{AnimationEncoder, Moment};
+
+use crate::Format;
+
+/// How it is encoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encoding<'a> {
+    pub(crate) format: Format,
+    /// None is the format's usual one.
+    pub(crate) quality: Option<u8>,
+    pub(crate) lossless: bool,
+    pub(crate) progressive: bool,
+    /// Kept with the pixels, for the formats of [`holds_profile`].
+    pub(crate) profile: Option<&'a [u8]>,
+}
+
+/// Why it could not be encoded.
+#[derive(Debug)]
+pub(crate) struct Failed(pub(crate) String);
+
+impl Failed {
+    fn of(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<ImageError> for Failed {
+    fn from(error: ImageError) -> Self {
+        Self::of(error)
+    }
+}
+
+/// Whether renderings in a format can hold a colour profile. Those in AVIF and GIF, and in WebP for want of a muxer, are in sRGB.
+pub(crate) fn holds_profile(format: Format) -> bool {
+    matches!(format, Format::Jpeg | Format::Png)
+}
+
+pub(crate) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<Vec<u8>, Failed> {
+    let mut bytes = Vec::new();
+    match encoding.format {
+        Format::Jpeg => return jpeg::encode(picture, encoding),
+        Format::WebP => return webp::encode(picture, encoding),
+        Format::Avif => return avif::encode(picture, encoding),
+        Format::Gif => {
+            GifEncoder::new_with_speed(&mut bytes, animation::GIF_SPEED).encode_frame(image::Frame::new(picture.to_rgba8()))?;
+        }
+        _ => {
+            let mut encoder = PngEncoder::new(&mut bytes);
+            if let Some(profile) = encoding.profile {
+                // A profile that PNG can't hold is left behind.
+                let _ = encoder.set_icc_profile(profile.to_vec());
+            }
+            picture.write_with_encoder(encoder)?;
+        }
+    }
+    Ok(bytes)
+}
