@@ -14,6 +14,8 @@ pub enum Action<'a> {
     ViewAsMember(&'a Image),
     /// Change or take an image that one has uploaded oneself.
     Own(&'a Image),
+    /// Say something of a stored image, as which place of it should be seen.
+    Edit(&'a Image),
     /// Change what belongs to a resource of the caller's org.
     EditResource(&'a Resource),
     /// Ask for named files of the caller's org.
@@ -32,13 +34,19 @@ pub struct Link(pub BlobKey);
 /// [`Error::NotFound`] for what belongs to another org, [`Error::Forbidden`] where the right is lacking.
 pub fn check(actor: &Actor, action: Action<'_>) -> Result<(), Error> {
     let allowed = match action {
-        Action::View(image) | Action::ViewAsMember(image) | Action::Own(image) if image.org != actor.org => {
+        Action::View(image) | Action::ViewAsMember(image) | Action::Own(image) | Action::Edit(image)
+            if image.org != actor.org =>
+        {
             return Err(Error::NotFound);
         }
         Action::Upload => actor.holds(ActionKey::UPLOAD),
         Action::View(image) => actor.holds(image.permission.as_str()),
         Action::ViewAsMember(_) => true,
         Action::Own(image) => image.owner == actor.account || actor.holds(ActionKey::ADMIN),
+        Action::Edit(image) => {
+            let is_file = image.name.is_some() && actor.holds(ActionKey::FILES_WRITE);
+            image.owner == actor.account || actor.holds(ActionKey::ADMIN) || is_file
+        }
         Action::EditResource(resource) => {
             is_self(actor, resource) || resource.edit_actions().iter().any(|action| actor.holds(action))
         }
@@ -64,7 +72,7 @@ pub fn check_visitor(image: &Image, link: Option<&Link>) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::{AccountId, AppKey, Attribution, Digest, ImageId, Namespace, OrgId, State, Timestamp, Version};
 
@@ -78,7 +86,7 @@ mod tests {
         }
     }
 
-    fn image(org: i64, permission: &str) -> Image {
+    pub(crate) fn image(org: i64, permission: &str) -> Image {
         let owner = AccountId::mint();
         Image {
             id: ImageId::mint(),
@@ -91,6 +99,7 @@ mod tests {
             acl: Acl::Private,
             state: State::Kept,
             crop: None,
+            focus: None,
             latest_number: 1,
             version: Version {
                 number: 1,
@@ -100,6 +109,7 @@ mod tests {
                 content_type: "image/png".into(),
                 file_name: None,
                 facts: None,
+                look: None,
                 created_by: owner,
                 attribution: Attribution::default(),
                 created: Timestamp(0),

@@ -13,12 +13,14 @@ use crate::accounts::{Accounts, SessionLimits};
 use crate::db::Database;
 use crate::halt::Halt;
 use crate::keys::Keys;
-use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId};
+use crate::looks::Looks;
+use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
 use crate::passwords::Passwords;
 use crate::spool::Spool;
 use crate::storage::Storage;
+use crate::variant::Uses;
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, sweep};
+use crate::{Error, looks, sweep, variant};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -59,6 +61,10 @@ pub struct Options {
     pub worker_program: PathBuf,
     /// Bounds on rendering.
     pub workers: WorkerLimits,
+    /// Bytes of renderings that are kept; what was used longest ago goes.
+    pub variant_bytes_max: u64,
+    /// Whether images are looked at and prewarmed in the background.
+    pub looks: bool,
     /// What sweeping needs to know.
     pub sweep: sweep::Options,
 }
@@ -68,6 +74,8 @@ const NAMESPACES_CACHED_MAX: usize = 10_000;
 
 /// Seconds between two looks for temporary images whose time is over; there is an index for it.
 const TICKETS_SWEPT_EVERY: u64 = 10;
+/// Seconds between two looks at what renderings were used and how much they take.
+const VARIANTS_TENDED_EVERY: u64 = 5;
 
 /// A worker that waits for longer ends.
 const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
@@ -99,7 +107,9 @@ pub struct App {
     pub workers: Workers,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) namespaces: Cache<(OrgId, Namespace), Arc<NamespaceRules>>,
-    pub(crate) presets: Cache<(OrgId, String), Arc<str>>,
+    pub(crate) presets: Cache<OrgId, Arc<[Preset]>>,
+    pub(crate) variant_uses: Uses,
+    pub(crate) looks: Looks,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
     pub(crate) options: Options,
@@ -137,6 +147,8 @@ impl App {
             uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
             namespaces: Cache::new(NAMESPACES_CACHED_MAX),
             presets: Cache::new(NAMESPACES_CACHED_MAX),
+            variant_uses: Uses::default(),
+            looks: Looks::default(),
             images: Cache::new(options.image_cache_max),
             blobs: Cache::with_weighter(blobs_expected, options.blob_cache_bytes_max, BlobWeight),
             database,
@@ -184,6 +196,12 @@ impl App {
             ticks += 1;
             if let Err(error) = self.refresh_rights().await {
                 tracing::warn!(%error, "rights could not be read again");
+            }
+            looks::go_on(&self);
+            if ticks.is_multiple_of(VARIANTS_TENDED_EVERY)
+                && let Err(error) = variant::tend(&self).await
+            {
+                tracing::warn!(%error, "renderings could not be tended; it is tried again");
             }
             if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
                 && let Err(error) = sweep::remove_expired(&self).await

@@ -62,12 +62,18 @@ pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
         .await
 }
 
-/// Finds an image of any API, for whoever may see it: a caller by right, a stranger because it is public. Temporary images are seen by
-/// their ticket alone.
+/// Finds an image of any API, for whoever may see it: a caller by right, a stranger because it is public, or by a link, which `linked` is
+/// asked for. Temporary images are seen by their ticket alone.
 ///
 /// # Errors
 /// [`Error::NotFound`] for what isn't there or is another org's, and to strangers for whatever isn't public; [`Error::Forbidden`].
-pub async fn find_any(app: &App, actor: Option<&Actor>, id: ImageId, number: Option<u32>) -> Result<Arc<Image>, Error> {
+pub async fn find_any(
+    app: &App,
+    actor: Option<&Actor>,
+    id: ImageId,
+    number: Option<u32>,
+    linked: impl FnOnce(&Image) -> Option<access::Link>,
+) -> Result<Arc<Image>, Error> {
     let image = match number {
         None => by_id(app, id).await?,
         Some(number) => Arc::new(db::images::find_version(&app.database, id, number).await?.ok_or(Error::NotFound)?),
@@ -76,7 +82,7 @@ pub async fn find_any(app: &App, actor: Option<&Actor>, id: ImageId, number: Opt
         return Err(Error::NotFound);
     }
     match actor {
-        _ if access::check_visitor(&image, None).is_ok() => {}
+        _ if access::check_visitor(&image, linked(&image).as_ref()).is_ok() => {}
         Some(actor) => access::check(actor, access::Action::View(&image))?,
         None => return Err(Error::NotFound),
     }

@@ -111,7 +111,8 @@ impl Keys {
         let key = mint(purpose).await?;
         let longest = match purpose {
             KeyPurpose::Tokens => TOKEN_TTL_MAX,
-            KeyPurpose::Links => LINK_TTL_MAX,
+            // Signatures without an end are given as long as the longest with one.
+            KeyPurpose::Links | KeyPurpose::Transforms => LINK_TTL_MAX,
         };
         let until = if revoke { Timestamp::now() } else { Timestamp::now().plus(longest + LEEWAY) };
         let row = key.clone();
@@ -133,13 +134,14 @@ fn id_prefix(purpose: KeyPurpose) -> &'static str {
     match purpose {
         KeyPurpose::Tokens => "IWT",
         KeyPurpose::Links => "IWL",
+        KeyPurpose::Transforms => "IWX",
     }
 }
 
 async fn mint(purpose: KeyPurpose) -> Result<SigningKey, Error> {
     let id: String = random_bytes::<16>()?.iter().map(|byte| char::from(DIGITS[usize::from(byte % 32)])).collect();
     let secret = match purpose {
-        KeyPurpose::Links => STANDARD.encode(random_bytes::<30>()?),
+        KeyPurpose::Links | KeyPurpose::Transforms => STANDARD.encode(random_bytes::<30>()?),
         KeyPurpose::Tokens => {
             tokio::task::spawn_blocking(rsa_key).await.map_err(|error| Error::internal("making a key", &error))??
         }

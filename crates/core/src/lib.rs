@@ -5,14 +5,18 @@
 
 pub mod access;
 pub mod accounts;
+mod admission;
 pub mod app;
 pub mod avatars;
 mod db;
 mod error;
 pub mod fetch;
 pub mod files;
+pub mod grammar;
 pub mod halt;
+pub mod images;
 pub mod keys;
+mod looks;
 pub mod model;
 pub mod passwords;
 pub mod presets;

@@ -3,24 +3,31 @@
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::model::OrgId;
+use crate::model::{OrgId, Preset};
 use crate::{Error, db};
 
-/// The steps of a preset. Touches no database when it was asked before.
+/// All presets of an org, by name. Touches no database when they were asked for before.
+///
+/// # Errors
+/// [`Error::Internal`] when the database can't be read.
+pub async fn of_org(app: &App, org: OrgId) -> Result<Arc<[Preset]>, Error> {
+    if let Some(presets) = app.presets.get(&org) {
+        return Ok(presets);
+    }
+    let generation = app.accounts.generation();
+    let presets: Arc<[Preset]> = db::presets::of_org(&app.database, org).await?.into();
+    app.presets.insert(org, Arc::clone(&presets));
+    if app.accounts.generation() != generation {
+        // They may have changed while they were being read: the next use reads them again.
+        app.presets.remove(&org);
+    }
+    Ok(presets)
+}
+
+/// The preset of a name.
 ///
 /// # Errors
 /// [`Error::NotFound`] when the org has no such preset.
-pub async fn find(app: &App, org: OrgId, name: &str) -> Result<Arc<str>, Error> {
-    let key = (org, name.to_owned());
-    if let Some(steps) = app.presets.get(&key) {
-        return Ok(steps);
-    }
-    let generation = app.accounts.generation();
-    let steps: Arc<str> = db::presets::find(&app.database, org, name).await?.ok_or(Error::NotFound)?.into();
-    app.presets.insert(key.clone(), Arc::clone(&steps));
-    if app.accounts.generation() != generation {
-        // It may have changed while it was being read: the next use reads it again.
-        app.presets.remove(&key);
-    }
-    Ok(steps)
+pub async fn find(app: &App, org: OrgId, name: &str) -> Result<Preset, Error> {
+    of_org(app, org).await?.iter().find(|preset| preset.name == name).cloned().ok_or(Error::NotFound)
 }

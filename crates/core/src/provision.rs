@@ -6,7 +6,7 @@ use md5::{Digest as _, Md5};
 
 use crate::app::App;
 use crate::db::accounts::{Account, Provisioning, find_outside, fold};
-use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId};
+use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId, Preset};
 use crate::passwords::PASSWORD_BYTES_MAX;
 use crate::{Error, db};
 
@@ -46,15 +46,13 @@ pub struct Role {
     pub actions: Vec<ActionKey>,
 }
 
-/// A transform with a name. Its steps were checked by whoever can read them.
+/// A transform with a name.
 #[derive(Debug, Clone)]
 pub struct PresetPlan {
     /// The org's name.
     pub org: String,
-    /// The preset's name.
-    pub name: String,
-    /// What it stands for.
-    pub steps: String,
+    /// The preset. Its steps have been checked.
+    pub preset: Preset,
 }
 
 /// A namespace with exactly these rules.
@@ -261,8 +259,10 @@ impl Run<'_> {
 
     async fn preset(&mut self, plan: &PresetPlan) -> Result<(), Error> {
         let org = self.find_org(&plan.org).await?;
-        if db::presets::put(self.rows.0, org, &plan.name, &plan.steps).await? {
-            self.say(format!("preset {}/{}: is now {}", plan.org, plan.name, plan.steps));
+        let preset = &plan.preset;
+        if db::presets::put(self.rows.0, org, preset).await? {
+            let prewarmed = if preset.prewarm { ", prewarmed" } else { "" };
+            self.say(format!("preset {}/{}: is now {}{prewarmed}", plan.org, preset.name, preset.steps));
         }
         Ok(())
     }

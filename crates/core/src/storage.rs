@@ -212,12 +212,21 @@ impl Storage {
 
     /// All blobs of the namespaces, variants excepted.
     pub(crate) fn list(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
+        self.listed(None, false)
+    }
+
+    /// All renderings.
+    pub(crate) fn list_variants(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
+        self.listed(Some(&StorePath::from(VARIANTS)), true)
+    }
+
+    fn listed(&self, below: Option<&StorePath>, variants: bool) -> BoxStream<'_, Result<StoredBlob, Error>> {
         self.store
-            .list(None)
+            .list(below)
             .map_err(|error| Error::internal("listing the store", &error))
-            .try_filter(|meta| {
+            .try_filter(move |meta| {
                 let namespace = meta.location.as_ref().split('/').next();
-                std::future::ready(namespace != Some(VARIANTS))
+                std::future::ready((namespace == Some(VARIANTS)) == variants)
             })
             .map_ok(|meta| StoredBlob {
                 key: BlobKey::from_stored(meta.location.to_string()),

@@ -10,7 +10,7 @@ use crate::db::doomed::{Doomed, DoomedBytes};
 use crate::db::files::PastUndo;
 use crate::db::tickets::Expired;
 use crate::model::{BlobKey, Timestamp};
-use crate::{Error, db};
+use crate::{Error, db, variant};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
@@ -49,6 +49,13 @@ pub enum Finding {
         /// Since when it lies there.
         modified: Timestamp,
     },
+    /// A rendering that nobody keeps count of.
+    StrayVariant {
+        /// Its key.
+        key: BlobKey,
+        /// Its size.
+        size_bytes: u64,
+    },
     /// A staging file.
     Leftover {
         /// Where.
@@ -83,6 +90,8 @@ pub struct Summary {
     pub blobs: u64,
     /// Blobs without a row.
     pub orphans: u64,
+    /// Renderings without a row.
+    pub variants: u64,
     /// Staging files.
     pub leftovers: u64,
     /// Temporary images whose time is over.
@@ -111,6 +120,7 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     summary.expired = expired;
     summary.bytes += bytes;
     sweep_blobs(app, mode, grace, &mut summary, &mut report).await?;
+    sweep_variants(app, mode, grace, &mut summary, &mut report).await?;
     for leftover in app.storage.leftovers(grace).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;
@@ -167,7 +177,7 @@ async fn remove_doomed<T: Doomed>(app: &App, until: Timestamp) -> Result<(u64, u
         for doomed in &removed {
             let DoomedBytes { blob, size_bytes } = doomed.bytes();
             app.storage.delete(blob).await?;
-            app.storage.delete_variants(blob).await?;
+            variant::remove_of_version(app, blob).await?;
             count += 1;
             bytes += size_bytes;
         }
@@ -198,6 +208,31 @@ async fn sweep_blobs(
             app.storage.delete(&blob.key).await?;
         }
         report(&Finding::Orphan { key: blob.key, size_bytes: blob.size_bytes, modified: blob.modified });
+    }
+    Ok(())
+}
+
+/// What a crash left between a rendering and its row, and those that an earlier version of imagewell made.
+async fn sweep_variants(
+    app: &App,
+    mode: Mode,
+    grace: Duration,
+    summary: &mut Summary,
+    report: &mut (impl FnMut(&Finding) + Send),
+) -> Result<(), Error> {
+    let old_enough = Timestamp::now().minus(grace);
+    let mut variants = app.storage.list_variants();
+    while let Some(variant) = variants.next().await {
+        let variant = variant?;
+        if variant.modified > old_enough || db::variants::exists(&app.database, &variant.key).await? {
+            continue;
+        }
+        summary.variants += 1;
+        summary.bytes += variant.size_bytes;
+        if mode == Mode::Remove {
+            app.storage.delete(&variant.key).await?;
+        }
+        report(&Finding::StrayVariant { key: variant.key, size_bytes: variant.size_bytes });
     }
     Ok(())
 }

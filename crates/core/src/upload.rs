@@ -241,6 +241,7 @@ impl Received {
         };
         app.images.remove(&image.id);
         app.halt.check()?;
+        app.looks.wake();
         metrics::counter!("imagewell_uploads_total").increment(1);
         metrics::counter!("imagewell_upload_bytes_total").increment(image.version.size_bytes);
         Ok(Stored { image: Arc::new(image), ticket })
@@ -275,6 +276,7 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
         acl: Acl::Private,
         state: State::Kept,
         crop: None,
+        focus: None,
         latest_number: 1,
         version: Version {
             number: 1,
@@ -287,6 +289,7 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
                 _ => None,
             },
             facts,
+            look: None,
             created_by: request.actor.account,
             attribution: Attribution::default(),
             created: now,

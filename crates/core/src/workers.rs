@@ -6,22 +6,21 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use imagewell_imaging::Facts;
+use imagewell_imaging::look::Look;
 use imagewell_imaging::transform::Transform;
+use imagewell_imaging::{Facts, Limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::Error;
+use crate::admission::{Admission, AdmissionLimits};
+use crate::model::OrgId;
 use crate::spool::Content;
 
-/// A rendering waits this long for its turn before the caller is told that the service is busy.
-const WAIT_MAX: Duration = Duration::from_secs(10);
 /// A rendering is never larger than this.
 const OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The source is handed over in pieces of this size.
@@ -34,6 +33,8 @@ const REUSE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 pub const ANSWER_RENDERED: u8 = b'+';
 /// See [`ANSWER_RENDERED`].
 pub const ANSWER_REFUSED: u8 = b'-';
+/// The job that is no transform: how an image looks from afar.
+pub const JOB_LOOK: &str = "look";
 
 /// Bounds on rendering.
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +45,16 @@ pub struct WorkerLimits {
     pub memory_bytes_max: u64,
     /// Renderings that wait for their turn; more are told to come back.
     pub queue_max: usize,
+    /// Of these, how many may be one org's.
+    pub queue_per_org_max: usize,
+    /// A rendering that waits longer for its turn is told to come back.
+    pub wait_max: Duration,
     /// Renderings that one process makes before it is replaced.
     pub jobs_max: u32,
     /// A rendering that takes longer is given up, and its process killed.
     pub time_max: Duration,
+    /// Bounds on images and their renderings.
+    pub images: Limits,
 }
 
 /// Starts worker processes and hands them work.
@@ -55,11 +62,7 @@ pub struct WorkerLimits {
 pub struct Workers {
     program: PathBuf,
     limits: WorkerLimits,
-    processes: Semaphore,
-    /// In MiB.
-    memory: Semaphore,
-    memory_mib_max: u32,
-    waiting: AtomicUsize,
+    admission: Admission,
     idle: Mutex<Vec<Worker>>,
 }
 
@@ -85,16 +88,14 @@ impl Workers {
     /// `program` is run as `program render-worker`.
     #[must_use]
     pub fn new(program: PathBuf, limits: WorkerLimits) -> Self {
-        let memory_mib_max = mib(limits.memory_bytes_max);
-        Self {
-            program,
-            limits,
-            processes: Semaphore::new(limits.concurrent_max),
-            memory: Semaphore::new(memory_mib_max as usize),
-            memory_mib_max,
-            waiting: AtomicUsize::new(0),
-            idle: Mutex::default(),
-        }
+        let admission = Admission::new(AdmissionLimits {
+            concurrent_max: limits.concurrent_max,
+            memory_mib_max: mib(limits.memory_bytes_max),
+            queue_max: limits.queue_max,
+            queue_per_org_max: limits.queue_per_org_max,
+            wait_max: limits.wait_max,
+        });
+        Self { program, limits, admission, idle: Mutex::default() }
     }
 
     /// What a worker says of its sandbox: empty when it can't even start.
@@ -104,19 +105,42 @@ impl Workers {
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")).unwrap_or_default()
     }
 
-    /// Makes one rendering. `facts` tell how much memory it will take.
+    /// Makes one rendering for an org. `facts` tell how much memory it will take.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the worker refuses the bytes or has to be killed over them, [`Error::Busy`] when too many wait.
-    pub async fn render(&self, source: &Content, facts: Option<&Facts>, transform: &Transform) -> Result<Bytes, Error> {
+    /// [`Error::Invalid`] when the worker refuses the bytes or has to be killed over them, [`Error::TooMany`] when too many of the org
+    /// wait, [`Error::Busy`] when too many wait in all.
+    pub async fn render(
+        &self,
+        org: OrgId,
+        source: &Content,
+        facts: Option<&Facts>,
+        transform: &Transform,
+    ) -> Result<Bytes, Error> {
+        self.job(org, source, facts, &transform.to_string()).await
+    }
+
+    /// Looks at an image from afar.
+    ///
+    /// # Errors
+    /// As [`Workers::render`].
+    pub async fn look(&self, org: OrgId, source: &Content, facts: Option<&Facts>) -> Result<Look, Error> {
+        let answer = self.job(org, source, facts, JOB_LOOK).await?;
+        let look = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
+        look.ok_or_else(|| Error::Internal { detail: "a worker's answer makes no sense".into() })
+    }
+
+    async fn job(&self, org: OrgId, source: &Content, facts: Option<&Facts>, job: &str) -> Result<Bytes, Error> {
         let bytes = estimate(source, facts);
-        let _turn = self.turn(bytes).await?;
+        let _turn = self.admission.turn(org, mib(bytes)).await.inspect_err(|_| {
+            metrics::counter!("imagewell_renderings_refused_total").increment(1);
+        })?;
         let mut worker = self.take_idle().map_or_else(|| self.start(), Ok)?;
-        let mut outcome = self.work(&mut worker, source, transform).await;
+        let mut outcome = self.work(&mut worker, source, job).await;
         if matches!(outcome, Err(Failed::Died)) && worker.jobs > 0 {
             // It may have been an earlier picture that ended it.
             worker = self.start()?;
-            outcome = self.work(&mut worker, source, transform).await;
+            outcome = self.work(&mut worker, source, job).await;
         }
         match outcome {
             Ok(answer) => {
@@ -132,31 +156,11 @@ impl Workers {
                     Failed::Died => "decoding it takes more than is allowed",
                     Failed::Overran => "it takes too long",
                 };
-                tracing::warn!(reason, %transform, "a worker ended over an image");
+                tracing::warn!(reason, job, "a worker ended over an image");
                 metrics::counter!("imagewell_workers_lost_total").increment(1);
                 Err(Error::invalid(format!("the image can't be rendered: {reason}")))
             }
         }
-    }
-
-    /// A place among the processes and in memory, in the order of asking.
-    async fn turn(&self, bytes: u64) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Error> {
-        let busy = || Error::Busy { retry_after: Duration::from_secs(1) };
-        let mib = mib(bytes).min(self.memory_mib_max);
-        if let (Ok(process), Ok(memory)) = (self.processes.try_acquire(), self.memory.try_acquire_many(mib)) {
-            return Ok((process, memory));
-        }
-        let waiting = Waiting::enter(&self.waiting);
-        if waiting.before >= self.limits.queue_max {
-            metrics::counter!("imagewell_renderings_refused_total").increment(1);
-            return Err(busy());
-        }
-        let permits = async {
-            let process = self.processes.acquire().await.ok()?;
-            let memory = self.memory.acquire_many(mib).await.ok()?;
-            Some((process, memory))
-        };
-        tokio::time::timeout(WAIT_MAX, permits).await.ok().flatten().ok_or_else(busy)
     }
 
     /// Ends workers that have waited for longer than this, and says how many: nobody renders now, so nobody needs their memory.
@@ -173,7 +177,7 @@ impl Workers {
 
     fn start(&self) -> Result<Worker, Error> {
         let mut child = Command::new(&self.program)
-            .arg("render-worker")
+            .args(["render-worker", "serve", &self.limits.images.to_string()])
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -187,8 +191,8 @@ impl Workers {
         Ok(Worker { child, stdin, stdout, jobs: 0, idle_since: Instant::now() })
     }
 
-    async fn work(&self, worker: &mut Worker, source: &Content, transform: &Transform) -> Result<(u8, Bytes), Failed> {
-        let outcome = tokio::time::timeout(self.limits.time_max, worker.talk(source, transform)).await;
+    async fn work(&self, worker: &mut Worker, source: &Content, job: &str) -> Result<(u8, Bytes), Failed> {
+        let outcome = tokio::time::timeout(self.limits.time_max, worker.talk(source, job)).await;
         if !matches!(outcome, Ok(Ok(_))) {
             let _ = worker.child.start_kill();
         }
@@ -200,11 +204,10 @@ impl Workers {
 }
 
 impl Worker {
-    /// Transform and source, each behind its length; the answer's kind, its length, and the answer.
-    async fn talk(&mut self, source: &Content, transform: &Transform) -> std::io::Result<(u8, Bytes)> {
-        let transform = transform.to_string();
-        self.stdin.write_u32(u32::try_from(transform.len()).unwrap_or(u32::MAX)).await?;
-        self.stdin.write_all(transform.as_bytes()).await?;
+    /// Job and source, each behind its length; the answer's kind, its length, and the answer.
+    async fn talk(&mut self, source: &Content, job: &str) -> std::io::Result<(u8, Bytes)> {
+        self.stdin.write_u32(u32::try_from(job.len()).unwrap_or(u32::MAX)).await?;
+        self.stdin.write_all(job.as_bytes()).await?;
         self.stdin.write_u64(source.len()).await?;
         let mut offset = 0;
         while offset < source.len() {
@@ -221,24 +224,6 @@ impl Worker {
         let mut answer = Vec::new();
         let read = (&mut self.stdout).take(length).read_to_end(&mut answer).await?;
         if read as u64 == length { Ok((kind, answer.into())) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
-    }
-}
-
-/// Counts somebody who waits, for as long as it lives.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
-}
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Ordering::SeqCst) }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

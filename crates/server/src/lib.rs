@@ -14,5 +14,6 @@ mod multipart;
 pub mod pages;
 pub mod router;
 pub mod serve;
+pub mod signed;
 pub mod telemetry;
 mod tls;

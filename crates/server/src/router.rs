@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 
 use crate::api::dropbox::{avatars, login, pictures};
 use crate::api::file_service::{self, files, token};
-use crate::api::native::show;
+use crate::api::native::{record, show};
 use crate::api::opsportal::{base64, read, site, upload};
 use crate::api::s3;
 use crate::serve::Service;
@@ -52,9 +52,12 @@ pub fn router(service: Service) -> Router {
         .route("/api/login", post(login::log_in))
         .route("/api/login/renewToken", post(login::renew))
         .route("/api/logout", post(login::log_out))
-        // Native: any image at any size
+        // Native: any image at any size, and what is known of it
         .route("/i/{id}/{transform}", get(show::show))
         .route("/i/{id}/{transform}/{name}", get(show::show_named))
+        .route("/v1/images/{id}", get(record::show))
+        .route("/v1/images/{id}/focus", put(record::set_focus).delete(record::clear_focus))
+        .route("/v1/images/{id}/variants", delete(record::purge))
         // Links
         .route("/imagewell/{namespace}/{org}/{blob}", any(s3::read))
         // Operation
@@ -139,6 +142,10 @@ fn cors(service: &Service) -> CorsLayer {
         login::log_out,
         show::show,
         show::show_named,
+        record::show,
+        record::set_focus,
+        record::clear_focus,
+        record::purge,
         s3::read,
         health::alive,
         health::ready,

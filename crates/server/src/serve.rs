@@ -118,9 +118,14 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             concurrent_max: settings.workers.concurrent_max,
             memory_bytes_max: settings.workers.memory_bytes_max,
             queue_max: settings.workers.queue_max,
+            queue_per_org_max: settings.workers.queue_per_org_max,
+            wait_max: Duration::from_secs(settings.workers.wait_seconds_max),
             jobs_max: settings.workers.jobs_max.get(),
             time_max: Duration::from_secs(settings.workers.time_seconds_max),
+            images: limits(settings),
         },
+        variant_bytes_max: settings.cache.variant_bytes_max,
+        looks: settings.images.looks,
         sweep: sweep::Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),
@@ -138,6 +143,8 @@ pub fn limits(settings: &Settings) -> Limits {
         side_px_max: images.side_px_max,
         frames_max: images.frames_max,
         frame_pixels_max: images.frame_pixels_max,
+        output_pixels_max: images.transform_pixels_max,
+        output_frame_pixels_max: images.transform_frame_pixels_max,
     }
 }
 

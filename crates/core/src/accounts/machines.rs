@@ -9,7 +9,7 @@ use quick_cache::sync::Cache;
 use sha2::Sha256;
 
 use super::Accounts;
-use crate::model::{AccountId, AccountKind, Actor, OrgId};
+use crate::model::{AccountId, AccountKind, Actor, Org, OrgId};
 use crate::{Error, db};
 
 /// Proofs and callers held in memory; each is a few hundred bytes.
@@ -133,6 +133,14 @@ impl Accounts {
             self.machines.outside.remove(&caller);
         }
         Ok(actor)
+    }
+
+    /// The org of a number or name, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the database can't be read.
+    pub async fn org(&self, number_or_name: &str) -> Result<Option<Org>, Error> {
+        db::accounts::find_org(&self.database, number_or_name).await
     }
 
     async fn outside_account(&self, org: OrgId, caller: &OutsideCaller) -> Result<AccountId, Error> {

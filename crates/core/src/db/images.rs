@@ -14,8 +14,8 @@ macro_rules! select_image {
     ($rest:literal) => {
         concat!(
             "SELECT i.id, i.org_id, i.owner_id, i.namespace, i.name, i.app_key, i.permission, i.acl, i.state, i.crop_x, i.crop_y, \
-             i.crop_width, i.crop_height, i.latest_version, i.created_us, v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, \
-             v.frames, v.orientation, v.created_by, v.attribution_entity_type, v.attribution_code, \
+             i.crop_width, i.crop_height, i.focus_x, i.focus_y, i.latest_version, i.created_us, v.number, v.blob_key, v.size_bytes, v.digest, v.content_type, v.file_name, v.format, v.width, v.height, \
+             v.frames, v.orientation, v.look, v.created_by, v.attribution_entity_type, v.attribution_code, \
              v.created_us AS version_created_us FROM images i JOIN versions v ON v.image_id = i.id ",
             $rest
         )
@@ -32,6 +32,8 @@ statements! {
     FIND = select_image!("WHERE i.id = $1 AND v.number = i.latest_version AND v.deleted_us IS NULL");
     FIND_VERSION = select_image!("WHERE i.id = $1 AND v.number = $2 AND v.deleted_us IS NULL");
     FIND_BY_BLOB = select_image!("WHERE v.blob_key = $1 AND v.deleted_us IS NULL");
+    ALL_VERSIONS = select_image!("WHERE i.id = $1 AND v.deleted_us IS NULL ORDER BY v.number DESC LIMIT $2");
+    SET_FOCUS = "UPDATE images SET focus_x = $2, focus_y = $3 WHERE id = $1";
     EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
     BLOB_KEYS = "SELECT blob_key, size_bytes, digest FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2";
@@ -53,6 +55,8 @@ pub(super) struct Row {
     crop_y: Option<i64>,
     crop_width: Option<i64>,
     crop_height: Option<i64>,
+    focus_x: Option<i64>,
+    focus_y: Option<i64>,
     latest_version: i64,
     created_us: i64,
     number: i64,
@@ -66,6 +70,7 @@ pub(super) struct Row {
     height: Option<i64>,
     frames: Option<i64>,
     orientation: Option<i64>,
+    look: Option<String>,
     created_by: String,
     attribution_entity_type: Option<String>,
     attribution_code: Option<String>,
@@ -84,7 +89,7 @@ impl TryFrom<Row> for Image {
 impl Row {
     /// None when a column holds what this version of imagewell doesn't know.
     fn into_image(self) -> Option<Image> {
-        let (facts, crop) = (self.facts(), self.crop());
+        let (facts, crop, focus) = (self.facts(), self.crop(), self.focus());
         Some(Image {
             id: ImageId::parse(&self.id).ok()?,
             org: OrgId(self.org_id),
@@ -96,6 +101,7 @@ impl Row {
             acl: Acl::from_stored(&self.acl)?,
             state: State::from_stored(&self.state)?,
             crop,
+            focus,
             latest_number: u32::try_from(self.latest_version).ok()?,
             version: Version {
                 number: u32::try_from(self.number).ok()?,
@@ -105,6 +111,7 @@ impl Row {
                 content_type: self.content_type,
                 file_name: self.file_name,
                 facts,
+                look: self.look.and_then(|text| text.parse().ok()),
                 created_by: AccountId(self.created_by.parse().ok()?),
                 attribution: Attribution { entity_type: self.attribution_entity_type, code: self.attribution_code },
                 created: Timestamp(self.version_created_us),
@@ -117,6 +124,11 @@ impl Row {
         let number = |column: Option<i64>| u32::try_from(column?).ok();
         let (x, y) = (number(self.crop_x)?, number(self.crop_y)?);
         Some(Crop { x, y, width: number(self.crop_width)?, height: number(self.crop_height)? })
+    }
+
+    fn focus(&self) -> Option<(u16, u16)> {
+        let part = |column: Option<i64>| u16::try_from(column?).ok().filter(|part| *part <= 1000);
+        Some((part(self.focus_x)?, part(self.focus_y)?))
     }
 
     fn facts(&self) -> Option<Facts> {
@@ -199,6 +211,29 @@ pub(crate) async fn find_version(database: &Database, id: ImageId, number: u32) 
         .await
         .map_err(|error| read_failed(&error))?;
     row.map(Image::try_from).transpose()
+}
+
+/// The image with each of its versions that can be read, the newest first.
+pub(crate) async fn versions(database: &Database, id: ImageId, count: u32) -> Result<Vec<Image>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(ALL_VERSIONS)
+        .bind(id.to_string())
+        .bind(i64::from(count))
+        .fetch_all(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    rows.into_iter().map(Image::try_from).collect()
+}
+
+/// Says which place should be seen, or that none matters more than others.
+pub(crate) async fn set_focus(connection: &mut Connection, id: ImageId, focus: Option<(u16, u16)>) -> Result<(), Error> {
+    sqlx::query(SET_FOCUS)
+        .bind(id.to_string())
+        .bind(focus.map(|(x, _)| i64::from(x)))
+        .bind(focus.map(|(_, y)| i64::from(y)))
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
+    Ok(())
 }
 
 /// The image with the version that these bytes are, unless that is deleted.

@@ -9,10 +9,12 @@ pub(crate) mod doomed;
 pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod keys;
+pub(crate) mod looks;
 pub(crate) mod namespaces;
 pub(crate) mod presets;
 pub(crate) mod sessions;
 pub(crate) mod tickets;
+pub(crate) mod variants;
 mod writer;
 
 use std::path::Path;
@@ -150,10 +152,12 @@ mod tests {
             files::ALL,
             images::ALL,
             keys::ALL,
+            looks::ALL,
             namespaces::ALL,
             presets::ALL,
             sessions::ALL,
             tickets::ALL,
+            variants::ALL,
         ]
         .concat();
         assert!(all.len() > 50);

@@ -1,21 +1,30 @@
 use super::{Connection, Database, read_failed, statements, write_failed};
 use crate::Error;
-use crate::model::OrgId;
+use crate::model::{OrgId, Preset};
 
 statements! {
-    FIND = "SELECT steps FROM presets WHERE org_id = $1 AND name = $2";
-    PUT = "INSERT INTO presets (org_id, name, steps) VALUES ($1, $2, $3) \
-        ON CONFLICT (org_id, name) DO UPDATE SET steps = excluded.steps WHERE presets.steps <> excluded.steps";
+    OF_ORG = "SELECT name, steps, prewarm FROM presets WHERE org_id = $1 ORDER BY name";
+    PUT = "INSERT INTO presets (org_id, name, steps, prewarm) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT (org_id, name) DO UPDATE SET steps = excluded.steps, prewarm = excluded.prewarm \
+        WHERE presets.steps <> excluded.steps OR presets.prewarm <> excluded.prewarm";
 }
 
-/// The steps that a name stands for in an org.
-pub(crate) async fn find(database: &Database, org: OrgId, name: &str) -> Result<Option<String>, Error> {
-    sqlx::query_scalar(FIND).bind(org.0).bind(name).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))
+/// All of an org's, by name.
+pub(crate) async fn of_org(database: &Database, org: OrgId) -> Result<Vec<Preset>, Error> {
+    let rows: Vec<(String, String, bool)> =
+        sqlx::query_as(OF_ORG).bind(org.0).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    Ok(rows.into_iter().map(|(name, steps, prewarm)| Preset { name, steps, prewarm }).collect())
 }
 
 /// Gives a name its steps. Whether that changes anything.
-pub(crate) async fn put(connection: &mut Connection, org: OrgId, name: &str, steps: &str) -> Result<bool, Error> {
-    let done =
-        sqlx::query(PUT).bind(org.0).bind(name).bind(steps).execute(connection).await.map_err(|error| write_failed(&error))?;
+pub(crate) async fn put(connection: &mut Connection, org: OrgId, preset: &Preset) -> Result<bool, Error> {
+    let done = sqlx::query(PUT)
+        .bind(org.0)
+        .bind(&preset.name)
+        .bind(&preset.steps)
+        .bind(preset.prewarm)
+        .execute(connection)
+        .await
+        .map_err(|error| write_failed(&error))?;
     Ok(done.rows_affected() > 0)
 }

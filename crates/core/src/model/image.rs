@@ -150,6 +150,8 @@ pub struct Image {
     pub state: State,
     /// What of it is to be seen. It belongs to the image, never to its bytes, and every rendering obeys it.
     pub crop: Option<Crop>,
+    /// The place that should be seen whatever is cut off, in thousandths of the upright picture's width and height.
+    pub focus: Option<(u16, u16)>,
     /// Number of the newest version that can be read.
     pub latest_number: u32,
     /// The newest version, or the one that was asked for.

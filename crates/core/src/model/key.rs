@@ -7,11 +7,13 @@ pub enum KeyPurpose {
     Tokens,
     /// Links to bytes: an S3 secret access key; the key's id is the access key id.
     Links,
+    /// Transforms in addresses: each org's secret follows from it.
+    Transforms,
 }
 
 impl KeyPurpose {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Tokens, Self::Links];
+    pub const ALL: [Self; 3] = [Self::Tokens, Self::Links, Self::Transforms];
 
     /// As stored.
     #[must_use]
@@ -19,6 +21,7 @@ impl KeyPurpose {
         match self {
             Self::Tokens => "tokens",
             Self::Links => "links",
+            Self::Transforms => "transforms",
         }
     }
 

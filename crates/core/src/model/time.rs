@@ -23,6 +23,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// As in `2026-11-21T07:30:00.123456Z` (RFC 3339).
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        jiff::Timestamp::from_microsecond(self.0).unwrap_or_default().to_string()
+    }
+
     /// For headers and file times.
     #[must_use]
     pub fn to_system_time(self) -> SystemTime {

@@ -1,6 +1,7 @@
 use std::fmt::{self, Write as _};
 
 use imagewell_imaging::Facts;
+use imagewell_imaging::look::Look;
 
 use super::{AccountId, BlobKey, Timestamp};
 
@@ -53,6 +54,8 @@ pub struct Version {
     pub file_name: Option<String>,
     /// What the image says of itself; none for files kept unseen.
     pub facts: Option<Facts>,
+    /// What it looks like from afar; none until somebody has looked, and for what can't be decoded.
+    pub look: Option<Look>,
     /// Who sent them.
     pub created_by: AccountId,
     /// On whose behalf.

@@ -6,6 +6,7 @@ use imagewell_core::model::KeyPurpose;
 use super::{Outcome, explained};
 use crate::config::Settings;
 use crate::serve::Service;
+use crate::signed::org_secret;
 
 #[derive(Subcommand)]
 pub(super) enum Action {
@@ -13,6 +14,12 @@ pub(super) enum Action {
     List,
     /// Print the key that signs links, as S3 clients want it. Whoever has it can read everything
     Show,
+    /// Print the secret with which an org's applications sign transforms. Whoever has it can have any size of its public images made, and
+    /// look at its private ones
+    Transforms {
+        /// The org's name
+        org: String,
+    },
     /// Make a new key that signs from now on. What the old one signed opens until it ends by itself
     Rotate {
         /// What the key signs
@@ -29,6 +36,8 @@ pub(super) enum Purpose {
     Tokens,
     /// Links to bytes
     Links,
+    /// Transforms in addresses: every org gets a new secret
+    Transforms,
 }
 
 pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
@@ -42,7 +51,7 @@ pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
                     None => "signs".to_owned(),
                     Some(until) => format!("honoured until {}", httpdate::fmt_http_date(until.to_system_time())),
                 };
-                println!("{:<6} {}  made {made}  {state}", key.purpose.as_str(), key.id);
+                println!("{:<10} {}  made {made}  {state}", key.purpose.as_str(), key.id);
             }
         }
         Action::Show => {
@@ -51,10 +60,18 @@ pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
             println!("AWS_SECRET_ACCESS_KEY={}", key.secret);
             println!("AWS_REGION={}", service.settings.file_service.link_region);
         }
+        Action::Transforms { org } => {
+            let key = keys.current(KeyPurpose::Transforms).map_err(explained)?;
+            let Some(found) = service.app.accounts.org(&org).await.map_err(explained)? else {
+                return Err(format!("there is no org {org:?}").into());
+            };
+            println!("{}", org_secret(&key, found.id));
+        }
         Action::Rotate { purpose, revoke } => {
             let purpose = match purpose {
                 Purpose::Tokens => KeyPurpose::Tokens,
                 Purpose::Links => KeyPurpose::Links,
+                Purpose::Transforms => KeyPurpose::Transforms,
             };
             let key = keys.rotate(purpose, revoke).await.map_err(explained)?;
             println!("{} signs {} from now on", key.id, purpose.as_str());

@@ -80,7 +80,10 @@ enum Command {
     #[command(hide = true)]
     RenderWorker {
         /// `probe` says what the sandbox is made of
-        what: Option<String>,
+        #[arg(default_value = "serve")]
+        what: String,
+        /// Bounds on images and renderings
+        limits: Option<imagewell_imaging::Limits>,
     },
 }
 
@@ -123,7 +126,7 @@ type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Reference { what } => reference(&what),
-        Command::RenderWorker { what } => render_worker::run(what.as_deref()),
+        Command::RenderWorker { what, limits } => render_worker::run(&what, limits.unwrap_or_default()),
         Command::Serve(flags) => with_settings(flags, serve::run),
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),

@@ -1,13 +1,14 @@
 //! The TOML form of a provisioning plan.
 
 use imagewell_core::keys::TOKEN_TTL_MAX;
+use imagewell_core::model::Preset;
 use imagewell_core::model::{AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId};
 use imagewell_core::provision::{AccountPlan, NamespacePlan, Plan, PresetPlan, Role, Secret};
 use imagewell_imaging::Format;
 use serde::Deserialize;
 
-use crate::api::native;
 use crate::config::{Value as _, Zone};
+use imagewell_core::grammar::Asked;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +35,8 @@ struct PresetEntry {
     org: String,
     name: String,
     transform: String,
+    #[serde(default)]
+    prewarm: bool,
 }
 
 #[derive(Deserialize)]
@@ -164,10 +167,13 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     for preset in file.presets {
         let label = format!("preset {}/{}", preset.org, preset.name);
         check_name(&label, &preset.name, &mut faults);
-        if let Err(reason) = native::check_transform(&preset.transform) {
+        if let Err(reason) = Asked::parse(&preset.transform, u32::MAX) {
             faults.push(format!("{label}: {reason}"));
         }
-        plan.presets.push(PresetPlan { org: preset.org, name: preset.name, steps: preset.transform });
+        plan.presets.push(PresetPlan {
+            org: preset.org,
+            preset: Preset { name: preset.name, steps: preset.transform, prewarm: preset.prewarm },
+        });
     }
     if faults.is_empty() { Ok(plan) } else { Err(faults) }
 }

@@ -5,31 +5,35 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
-use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED};
+use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED, JOB_LOOK};
 use imagewell_imaging::Limits;
+use imagewell_imaging::look::look;
 use imagewell_imaging::render::render;
 use imagewell_imaging::transform::Transform;
 use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetStatus};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule};
 
 /// Address space; the decoder's own cap is 512 MiB.
 const ADDRESS_SPACE_BYTES_MAX: u64 = 1536 * 1024 * 1024;
 /// Seconds of CPU time, of all jobs together.
 const CPU_SECONDS_MAX: u64 = 120;
+/// Bytes that wait in a pipe; more than this needs a privilege (pipe(7)).
+const PIPE_BYTES: usize = 1024 * 1024;
 /// Bytes of the source.
 const SOURCE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Bytes of a transform's text.
-const TRANSFORM_BYTES_MAX: u32 = 256;
+/// Bytes of a job's text.
+const JOB_BYTES_MAX: u32 = 256;
 
-pub(super) fn run(what: Option<&str>) -> ExitCode {
+pub(super) fn run(what: &str, limits: Limits) -> ExitCode {
+    widen_pipes();
     let sandbox = enter_sandbox();
-    if what == Some("probe") {
+    if what == "probe" {
         println!("{sandbox}\n{}", escape_attempts());
         return ExitCode::SUCCESS;
     }
     loop {
-        match job() {
+        match job(&limits) {
             Ok(true) => {}
             Ok(false) => return ExitCode::SUCCESS,
             Err(_) => return ExitCode::FAILURE,
@@ -37,8 +41,15 @@ pub(super) fn run(what: Option<&str>) -> ExitCode {
     }
 }
 
+/// A picture goes through a pipe of 64 KiB in dozens of turns between two processes; through a wide one in a few. Where the system
+/// allows no wide ones it takes longer.
+fn widen_pipes() {
+    let _ = rustix::pipe::fcntl_setpipe_size(std::io::stdin(), PIPE_BYTES);
+    let _ = rustix::pipe::fcntl_setpipe_size(std::io::stdout(), PIPE_BYTES);
+}
+
 /// Takes one job and answers it; false when there is none any more.
-fn job() -> std::io::Result<bool> {
+fn job(limits: &Limits) -> std::io::Result<bool> {
     let mut input = std::io::stdin().lock();
     let mut length = [0; 4];
     if input.read(&mut length[..1])? == 0 {
@@ -46,11 +57,11 @@ fn job() -> std::io::Result<bool> {
     }
     input.read_exact(&mut length[1..])?;
     let length = u32::from_be_bytes(length);
-    if length > TRANSFORM_BYTES_MAX {
+    if length > JOB_BYTES_MAX {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
-    let mut transform = vec![0; length as usize];
-    input.read_exact(&mut transform)?;
+    let mut job = vec![0; length as usize];
+    input.read_exact(&mut job)?;
     let mut length = [0; 8];
     input.read_exact(&mut length)?;
     let length = u64::from_be_bytes(length);
@@ -61,16 +72,16 @@ fn job() -> std::io::Result<bool> {
     if input.take(length).read_to_end(&mut source)? as u64 != length {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
-    answer(&transform, &source)?;
+    answer(&job, &source, limits)?;
     Ok(true)
 }
 
-fn answer(transform: &[u8], source: &[u8]) -> std::io::Result<()> {
-    // What came in was checked against the operator's limits before it was stored; these are the decoder's own.
-    let rendered = match String::from_utf8_lossy(transform).parse::<Transform>() {
-        Ok(transform) => render(source, &transform, &Limits::default()).map_err(|error| error.to_string()),
-        Err(hint) => Err(hint.to_owned()),
-    };
+fn answer(job: &[u8], source: &[u8], limits: &Limits) -> std::io::Result<()> {
+    let job = String::from_utf8_lossy(job);
+    // A decoder that panics has met a picture that it can't read; whatever it left behind ends with this process.
+    let done = std::panic::catch_unwind(|| done(&job, source, limits));
+    let panicked = done.is_err();
+    let rendered = done.unwrap_or_else(|_| Err("the image can't be rendered: it is damaged".to_owned()));
     let (kind, bytes) = match rendered {
         Ok(bytes) => (ANSWER_RENDERED, bytes),
         Err(reason) => (ANSWER_REFUSED, reason.into_bytes()),
@@ -79,7 +90,16 @@ fn answer(transform: &[u8], source: &[u8]) -> std::io::Result<()> {
     out.write_all(&[kind])?;
     out.write_all(&(bytes.len() as u64).to_be_bytes())?;
     out.write_all(&bytes)?;
-    out.flush()
+    out.flush()?;
+    if panicked { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+}
+
+fn done(job: &str, source: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
+    if job == JOB_LOOK {
+        return look(source, limits).map(|look| look.to_string().into_bytes()).map_err(|error| error.to_string());
+    }
+    let transform: Transform = job.parse().map_err(str::to_owned)?;
+    render(source, &transform, limits).map_err(|error| error.to_string())
 }
 
 /// Gives up every right that decoding doesn't need, as far as the kernel goes along, and says how far that was.
@@ -115,7 +135,7 @@ fn no_files_or_network() -> Result<RulesetStatus, landlock::RulesetError> {
     Ok(ruleset.create()?.restrict_self()?.ruleset)
 }
 
-/// Memory, the open pipes, the clock, threads of its own and the end. Everything else fails as if forbidden.
+/// Memory, the open pipes, the clock and the end. Everything else fails as if forbidden.
 fn few_system_calls() -> Result<(), Box<dyn std::error::Error>> {
     let allowed = [
         libc::SYS_read,
@@ -145,18 +165,9 @@ fn few_system_calls() -> Result<(), Box<dyn std::error::Error>> {
         libc::SYS_tgkill,
         libc::SYS_exit,
         libc::SYS_exit_group,
-        // Refused by the other filter, in the way that makes libc fall back to clone.
-        libc::SYS_clone3,
     ];
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, Vec::new())).collect();
-    // The JPEG decoder has a thread for each colour. A thread is not a process: it stays inside of all this.
-    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
-    let (forbidden, unknown) = (libc::EPERM.unsigned_abs(), libc::ENOSYS.unsigned_abs());
-    // clone3 hides its flags in memory, where a filter can't look.
-    let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    apply(no_clone3, SeccompAction::Allow, SeccompAction::Errno(unknown))?;
+    let rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.into_iter().map(|call| (call, Vec::new())).collect();
+    let forbidden = libc::EPERM.unsigned_abs();
     apply(rules, SeccompAction::Errno(forbidden), SeccompAction::Allow)
 }
 

@@ -14,6 +14,9 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
             let since = httpdate::fmt_http_date(modified.to_system_time());
             println!("{verb} {} ({size_bytes} bytes): no image points at it, and it lies there since {since}", key.as_str());
         }
+        Finding::StrayVariant { key, size_bytes } => {
+            println!("{verb} {} ({size_bytes} bytes): a rendering that is not counted among those that are kept", key.as_str());
+        }
         Finding::Leftover { path, size_bytes } => {
             println!("{verb} {} ({size_bytes} bytes): a staging file of an upload that was cut off", path.display());
         }
@@ -28,8 +31,15 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
     .await
     .map_err(explained)?;
     println!(
-        "{} blobs looked at; {verb} {} expired pictures, {} deleted versions, {} orphans, {} staging files, {} sessions, {} bytes",
-        summary.blobs, summary.expired, summary.versions, summary.orphans, summary.leftovers, summary.sessions, summary.bytes
+        "{} blobs looked at; {verb} {} expired pictures, {} deleted versions, {} orphans, {} stray renderings, {} staging files, {} sessions, {} bytes",
+        summary.blobs,
+        summary.expired,
+        summary.versions,
+        summary.orphans,
+        summary.variants,
+        summary.leftovers,
+        summary.sessions,
+        summary.bytes
     );
     service.app.database.close().await;
     Ok(ExitCode::SUCCESS)

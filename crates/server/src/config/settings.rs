@@ -176,8 +176,15 @@ settings! {
         frames_max: u32 = "300";
         /// Pixels of all frames together.
         frame_pixels_max: u64 = "500000000";
+        /// Whether images are looked at in the background once they are stored: for the dominant colour and the blur of their record, and
+        /// for presets that are prewarmed.
+        looks: bool = "true";
         /// Pixels along the longer side of a rendering that a URL asks for.
         transform_side_px_max: u32 = "4096";
+        /// Pixels of one rendering.
+        transform_pixels_max: u64 = "50000000";
+        /// Pixels of all frames of an animated rendering together: they are held in memory, four bytes each.
+        transform_frame_pixels_max: u64 = "40000000";
     }
 
     /// The local disk.
@@ -200,6 +207,8 @@ settings! {
         blob_bytes_max: u64 = "67108864";
         /// Bytes of one image; larger ones are streamed from disk.
         blob_entry_bytes_max: u64 = "1048576";
+        /// Bytes of renderings on disk. Those used longest ago go first; they are made again when somebody asks.
+        variant_bytes_max: u64 = "10737418240";
         /// Records of images.
         images_max: usize = "20000";
     }
@@ -240,6 +249,10 @@ settings! {
         memory_bytes_max: u64 = "536870912";
         /// Renderings that wait for their turn. More are told to come back.
         queue_max: usize = "64";
+        /// Of these, how many may be one org's. An org that asks for more is told to come back; the others are not.
+        queue_per_org_max: usize = "48";
+        /// Seconds that a rendering may wait for its turn.
+        wait_seconds_max: u64 = "10";
         /// Renderings that one worker makes before it is replaced. 1 keeps pictures of different owners in different processes.
         jobs_max: NonZeroU32 = "50";
         /// Seconds after which a rendering is given up and its worker killed.
@@ -263,7 +276,12 @@ settings! {
         /// Which pages may embed images.
         cross_origin_resource_policy: ResourcePolicy = "same-origin";
         /// Seconds for which caches may show a public image without asking again: how long a change may go unnoticed there.
-        public_max_age_seconds: u64 = "5";
+        public_max_age_seconds: u64 = "2";
+        /// Seconds after that for which caches may show it once more while they ask again (RFC 5861).
+        public_stale_seconds: u64 = "3";
+        /// Whether clients that read AVIF get it where the format is left to them. It is a third smaller than WebP and takes three to five
+        /// times as long to make.
+        auto_avif: bool = "false";
     }
 
     /// The OpsPortal API.

@@ -24,6 +24,9 @@ pub use rendering::{outputs, rendering, vary_by_accept};
 /// What users sent may show, play and run nothing: opened as a document it is an empty sandbox.
 pub const INERT_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'none'";
 
+/// A year, and no questions (RFC 9111 §5.2.2, RFC 8246).
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
 /// What is about to be sent.
 pub struct Representation {
     /// Strong validator, without its quotes.
@@ -49,6 +52,8 @@ pub enum Audience {
     LinkHolders,
     /// Anybody.
     Everybody,
+    /// Anybody, at an address that never shows anything else.
+    EverybodyForEver,
 }
 
 /// The part of a request that decides what is sent.
@@ -132,7 +137,8 @@ fn address(service: &Service, response: &mut Response, audience: Audience) {
     let (caching, policy) = match audience {
         Audience::Members => (private_caching(service), delivery.cross_origin_resource_policy),
         Audience::LinkHolders => (private_caching(service), ResourcePolicy::CrossOrigin),
-        Audience::Everybody => (format!("public, max-age={}", delivery.public_max_age_seconds), ResourcePolicy::CrossOrigin),
+        Audience::Everybody => (public_caching(service), ResourcePolicy::CrossOrigin),
+        Audience::EverybodyForEver => (FOR_EVER.to_owned(), ResourcePolicy::CrossOrigin),
     };
     set(response, header::CACHE_CONTROL, &caching);
     set(response, header::HeaderName::from_static("cross-origin-resource-policy"), policy.as_str());
@@ -156,6 +162,11 @@ fn private_caching(service: &Service) -> String {
         0 => "private, no-cache".to_owned(),
         seconds => format!("private, max-age={seconds}"),
     }
+}
+
+fn public_caching(service: &Service) -> String {
+    let delivery = &service.settings.delivery;
+    format!("public, max-age={}, stale-while-revalidate={}", delivery.public_max_age_seconds, delivery.public_stale_seconds)
 }
 
 /// Sets a header from text of ours; text that no header can hold leaves it out.

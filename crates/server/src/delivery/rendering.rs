@@ -22,9 +22,10 @@ pub async fn rendering(
     stem: &str,
     audience: Audience,
 ) -> Result<Response, Error> {
-    let variant = variant::open_or_render(&service.app, image, transform).await?;
+    let transform = variant::of_image(image, transform);
+    let variant = variant::open_or_render(&service.app, image, &transform).await?;
     let representation = Representation {
-        etag: format!("{}-{}", image.version.digest, Transform { crop: image.crop, ..*transform }),
+        etag: format!("{}-{transform}", image.version.digest),
         modified: image.version.created.to_system_time(),
         content_type: variant.format.media_type().to_owned(),
         disposition: inline(&format!("{stem}.{}", variant.format.extension())),
@@ -49,9 +50,10 @@ pub fn vary_by_accept(response: &mut Response) {
     response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
 }
 
-/// What the client reads (RFC 9110 §12.5.1). WebP must be named: clients that accept anything are often old ones.
+/// What the client reads (RFC 9110 §12.5.1). WebP and AVIF must be named: clients that accept anything are often old ones. AVIF
+/// only where it is wanted, because it is dear to make.
 #[must_use]
-pub fn outputs(headers: &HeaderMap) -> Outputs {
+pub fn outputs(headers: &HeaderMap, avif: bool) -> Outputs {
     let ranges: Vec<String> = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -62,9 +64,16 @@ pub fn outputs(headers: &HeaderMap) -> Outputs {
         .collect();
     let named = |name: &str| ranges.iter().any(|range| range == name);
     let any = named("*/*") || named("image/*");
-    let outputs = Outputs { jpeg: any || named("image/jpeg"), png: any || named("image/png"), webp: named("image/webp") };
+    let outputs = Outputs {
+        jpeg: any || named("image/jpeg"),
+        progressive: false,
+        png: any || named("image/png"),
+        webp: named("image/webp"),
+        avif: avif && named("image/avif"),
+        gif: any || named("image/gif"),
+    };
     // Somebody who asks for no image at all gets one all the same.
-    if outputs.jpeg || outputs.png || outputs.webp { outputs } else { Outputs::CLASSIC }
+    if outputs == Outputs::NONE { Outputs::CLASSIC } else { outputs }
 }
 
 /// Whether a media range has the weight 0.
@@ -82,15 +91,18 @@ mod tests {
         let read = |accept: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, accept.parse().expect("header"));
-            outputs(&headers)
+            outputs(&headers, false)
         };
-        let of = |jpeg, png, webp| Outputs { jpeg, png, webp };
-        assert_eq!(outputs(&HeaderMap::new()), Outputs::CLASSIC);
+        let modern = Outputs { webp: true, ..Outputs::CLASSIC };
+        assert_eq!(outputs(&HeaderMap::new(), true), Outputs::CLASSIC);
         assert_eq!(read("*/*"), Outputs::CLASSIC);
-        assert_eq!(read("image/avif,image/webp,image/apng,image/*,*/*;q=0.8"), of(true, true, true));
+        assert_eq!(read("image/avif,image/webp,image/apng,image/*,*/*;q=0.8"), modern);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "image/avif,image/webp,image/*".parse().expect("header"));
+        assert_eq!(outputs(&headers, true), Outputs { avif: true, ..modern });
         assert_eq!(read("image/png"), Outputs::PNG);
         assert_eq!(read("image/webp;q=0, image/*"), Outputs::CLASSIC);
-        assert_eq!(read("image/webp"), of(false, false, true));
+        assert_eq!(read("image/webp"), Outputs::WEBP);
         assert_eq!(read("text/html"), Outputs::CLASSIC);
     }
 }

@@ -80,12 +80,12 @@ fn keys_are_listed_shown_and_replaced() {
     let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).expect("line").to_owned();
     let (id, secret) = (value("AWS_ACCESS_KEY_ID="), value("AWS_SECRET_ACCESS_KEY="));
     assert_eq!((secret.len(), value("AWS_REGION=").as_str()), (40, "us-east-1"));
-    assert_eq!(list().matches("signs").count(), 2, "{}", list());
+    assert_eq!(list().matches("signs").count(), 3, "{}", list());
     assert!(list().contains(&id) && !list().contains(&secret));
     assert!(text(&run(&data, &["keys", "rotate", "links"])).contains("signs links from now on"));
-    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (2, 1));
+    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (3, 1));
     assert!(text(&run(&data, &["keys", "rotate", "tokens", "--revoke"])).contains("signs tokens from now on"));
-    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (2, 2));
+    assert_eq!((list().matches("signs").count(), list().matches("honoured until").count()), (3, 2));
     assert_eq!(run(&data, &["keys", "rotate", "nothing"]).status.code(), Some(2));
     run(&data, &["sweep"]);
     assert_eq!(list().matches("honoured until").count(), 1, "what is not honoured any more is swept: {}", list());

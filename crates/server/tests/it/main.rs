@@ -15,6 +15,7 @@ mod native;
 mod process;
 mod protocol;
 mod reading;
+mod records;
 mod rendering;
 mod site;
 mod sweeping;

@@ -9,7 +9,7 @@ use crate::fixtures::png_claiming;
 
 /// Asserts problem details (RFC 9457) and gives the detail.
 #[track_caller]
-fn problem(answer: &Answer, status: u16) -> String {
+pub fn problem(answer: &Answer, status: u16) -> String {
     assert_eq!(
         (answer.status.as_u16(), answer.header("content-type")),
         (status, "application/problem+json"),
@@ -21,7 +21,7 @@ fn problem(answer: &Answer, status: u16) -> String {
     problem["detail"].as_str().expect("detail").to_owned()
 }
 
-async fn show(app: &TestApp, header: Option<(&str, String)>, path: &str) -> Answer {
+pub async fn show(app: &TestApp, header: Option<(&str, String)>, path: &str) -> Answer {
     let request = Client::new().get(app.url(path));
     Answer::of(match header {
         Some((name, value)) => request.header(name, value),
@@ -30,13 +30,13 @@ async fn show(app: &TestApp, header: Option<(&str, String)>, path: &str) -> Answ
     .await
 }
 
-fn basic(id: &str) -> (&'static str, String) {
+pub fn basic(id: &str) -> (&'static str, String) {
     use base64::Engine as _;
     let credentials = format!("{id}:{}", crate::file_service::PASSWORD_MD5);
     ("authorization", format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials)))
 }
 
-async fn handle(machine: &Machine, name: &str, bytes: Vec<u8>) -> String {
+pub async fn handle(machine: &Machine, name: &str, bytes: Vec<u8>) -> String {
     machine.upload(name, bytes).await.file()["file_handle"].as_str().expect("handle").to_owned()
 }
 
@@ -105,7 +105,10 @@ async fn the_format_is_what_the_client_reads() {
     let get = async |accept: &str, steps: &str| Answer::of(ada.get(&format!("/i/{uuid}/{steps}")).header("accept", accept)).await;
     for (accept, steps, expected) in [
         ("*/*", "w_50", "image/jpeg"),
-        ("image/webp,*/*", "w_50", "image/jpeg"),
+        ("image/webp,*/*", "w_50", "image/webp"),
+        ("image/avif,image/webp,*/*", "w_50", "image/webp"),
+        ("*/*", "w_50,f_avif", "image/avif"),
+        ("*/*", "w_50,f_gif", "image/gif"),
         ("image/png", "w_50", "image/png"),
         ("image/webp", "w_50,f_auto", "image/webp"),
         ("image/png", "w_50,f_jpeg", "image/jpeg"),
@@ -147,7 +150,7 @@ async fn strangers_see_public_images_as_they_are_and_at_no_other_size() {
     problem(&show(&app, None, &format!("/i/{id}/original")).await, 401);
     Answer::of(till.request("PUT", "rewards/a.png/acl").body("PUBLIC")).await.file();
     let public = show(&app, None, &format!("/i/{id}/original")).await;
-    assert_eq!((seen(&public, 0, 0).0, public.header("cache-control")), (60, "public, max-age=5"));
+    assert_eq!((seen(&public, 0, 0).0, public.header("cache-control")), (60, "public, max-age=2, stale-while-revalidate=3"));
     let before = app.stored().await;
     problem(&show(&app, None, &format!("/i/{id}/w_10")).await, 403);
     problem(&show(&app, Some(basic("till02")), &format!("/i/{id}/w_10")).await, 403);
@@ -158,6 +161,7 @@ async fn strangers_see_public_images_as_they_are_and_at_no_other_size() {
 
 #[tokio::test]
 async fn presets_are_for_everybody_who_may_see_the_image() {
+    use imagewell_core::model::Preset;
     use imagewell_core::provision::{self, PresetPlan};
     let app = TestApp::start().await;
     let till = Machine::till(&app, "till01");
@@ -165,7 +169,8 @@ async fn presets_are_for_everybody_who_may_see_the_image() {
     let card = format!("/i/{id}/p_card");
     problem(&show(&app, Some(basic("reader")), &card).await, 404);
     let provision = async |steps: &str| {
-        let preset = PresetPlan { org: "acme".into(), name: "card".into(), steps: steps.into() };
+        let preset =
+            PresetPlan { org: "acme".into(), preset: Preset { name: "card".into(), steps: steps.into(), prewarm: false } };
         let plan = provision::Plan { presets: vec![preset], ..provision::Plan::default() };
         provision::apply(&app.service.app, plan).await.expect("applies").len()
     };

@@ -13,7 +13,11 @@ async fn findings(app: &TestApp, mode: Mode) -> (sweep::Summary, Vec<String>) {
     let summary = sweep::run(&app.service.app, mode, |finding| match finding {
         Finding::Orphan { key, .. } => lines.push(key.as_str().to_owned()),
         Finding::Leftover { path, .. } => lines.push(path.display().to_string()),
-        Finding::Expired { .. } | Finding::PastUndo { .. } | Finding::EndedSessions(_) | Finding::Progress(_) => {}
+        Finding::Expired { .. }
+        | Finding::PastUndo { .. }
+        | Finding::EndedSessions(_)
+        | Finding::StrayVariant { .. }
+        | Finding::Progress(_) => {}
     })
     .await
     .expect("sweeps");

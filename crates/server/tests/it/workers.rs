@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imagewell_core::Error;
+use imagewell_core::model::OrgId;
 use imagewell_core::spool::Content;
 use imagewell_core::workers::{WorkerLimits, Workers};
 use imagewell_imaging::transform::{Fit, Transform};
@@ -19,9 +20,21 @@ const LIMITS: WorkerLimits = WorkerLimits {
     concurrent_max: 2,
     memory_bytes_max: 512 * 1024 * 1024,
     queue_max: 64,
+    queue_per_org_max: 64,
+    wait_max: Duration::from_secs(10),
     jobs_max: 50,
     time_max: Duration::from_secs(20),
+    images: Limits {
+        pixels_max: 50_000_000,
+        side_px_max: 30_000,
+        frames_max: 300,
+        frame_pixels_max: 500_000_000,
+        output_pixels_max: 50_000_000,
+        output_frame_pixels_max: 40_000_000,
+    },
 };
+
+const ORG: OrgId = OrgId(1);
 
 /// A program of one line in the place of the worker's.
 fn script(folder: &tempfile::TempDir, line: &str) -> PathBuf {
@@ -47,14 +60,14 @@ async fn a_decode_that_hangs_is_given_up_and_the_next_one_works() {
     let (content, facts) = source(photograph());
     let hanging = Workers::new(script(&folder, "exec sleep 60"), limits);
     let started = Instant::now();
-    let refused = hanging.render(&content, Some(&facts), &square(64)).await.expect_err("hangs");
+    let refused = hanging.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("hangs");
     assert!(matches!(&refused, Error::Invalid { reason } if reason.contains("too long")), "{refused:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
     let dying = Workers::new(script(&folder, "head -c 1000 >/dev/null; exit 1"), LIMITS);
-    let refused = dying.render(&content, Some(&facts), &square(64)).await.expect_err("dies");
+    let refused = dying.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("dies");
     assert!(matches!(&refused, Error::Invalid { reason } if reason.contains("more than is allowed")), "{refused:?}");
     let lying = Workers::new(script(&folder, "printf '+\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff'; sleep 60"), LIMITS);
-    lying.render(&content, Some(&facts), &square(64)).await.expect_err("claims to answer without end");
+    lying.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("claims to answer without end");
 }
 
 #[tokio::test]
@@ -65,7 +78,7 @@ async fn more_than_can_wait_are_told_to_come_back() {
     let (content, facts) = source(photograph());
     let many = (0..20).map(|side| {
         let (workers, content) = (Arc::clone(&workers), content.clone());
-        async move { workers.render(&content, Some(&facts), &square(side + 1)).await }
+        async move { workers.render(ORG, &content, Some(&facts), &square(side + 1)).await }
     });
     let outcomes = futures_util::future::join_all(many).await;
     let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::Busy { .. }))).count();
@@ -91,7 +104,7 @@ async fn most_at_once(memory_bytes_max: u64) -> usize {
     let (content, facts) = source(png(4000, 3000, 1));
     let many = (0..6).map(|side| {
         let (workers, content) = (Arc::clone(&workers), content.clone());
-        async move { workers.render(&content, Some(&facts), &square(64 + side)).await }
+        async move { workers.render(ORG, &content, Some(&facts), &square(64 + side)).await }
     });
     futures_util::future::join_all(many).await;
     let seen = std::fs::read_to_string(&seen).expect("workers ran");
@@ -107,12 +120,12 @@ async fn a_worker_is_used_again_and_replaced_after_so_many_jobs() {
     let workers = Workers::new(script(&folder, &line), limits);
     let (content, facts) = source(photograph());
     for side in 1..=7 {
-        workers.render(&content, Some(&facts), &square(side)).await.expect("renders");
+        workers.render(ORG, &content, Some(&facts), &square(side)).await.expect("renders");
     }
     assert_eq!(std::fs::read_to_string(&starts).expect("file").lines().count(), 3, "seven jobs, three each");
     assert_eq!(workers.end_idle(Duration::from_secs(60)), 0, "it may be needed again soon");
     assert_eq!(workers.end_idle(Duration::ZERO), 1);
-    workers.render(&content, Some(&facts), &square(9)).await.expect("renders, in a new one");
+    workers.render(ORG, &content, Some(&facts), &square(9)).await.expect("renders, in a new one");
 }
 
 /// Whatever an earlier picture did to a worker is not put down to a later one.

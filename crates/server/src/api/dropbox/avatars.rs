@@ -76,7 +76,17 @@ pub async fn show(State(service): State<Service>, path: ResourcePath, request: R
     let resource = resource(path)?;
     let size = size(&service, &head)?;
     match avatars::find(&service.app, &caller.actor, &resource, None).await? {
-        Some(image) => rendered(&service, &head, &image, size, outputs(&head.headers), Audience::Members).await,
+        Some(image) => {
+            rendered(
+                &service,
+                &head,
+                &image,
+                size,
+                outputs(&head.headers, service.settings.delivery.auto_avif),
+                Audience::Members,
+            )
+            .await
+        }
         None => Ok(default_avatar::draw(&caller.actor, &resource, size)),
     }
 }

@@ -176,7 +176,8 @@ pub async fn show(State(service): State<Service>, path: PicturePath, request: Re
         let caller = Caller::read(&service, &head.headers, Access::Read).await?;
         tickets::find_own(&service.app, &caller.actor, number).await?
     };
-    rendered(&service, &head, &image, size, outputs(&head.headers), Audience::LinkHolders).await
+    rendered(&service, &head, &image, size, outputs(&head.headers, service.settings.delivery.auto_avif), Audience::LinkHolders)
+        .await
 }
 
 /// What is no number is no picture.

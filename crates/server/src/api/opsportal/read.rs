@@ -90,7 +90,7 @@ pub async fn image_base64(
     let settings = &service.settings.opsportal;
     let wants_mobile = query.is_mobile.as_deref() == Some("true") && image.version.size_bytes > settings.mobile_bytes_min;
     if wants_mobile {
-        match variant::open_or_render(&service.app, &image, &Transform::of(MOBILE)).await {
+        match variant::open_or_render(&service.app, &image, &variant::of_image(&image, &Transform::of(MOBILE))).await {
             Ok(variant) => return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes))),
             // What can't be rendered is better shown as it is than not at all, unless it must be cleaned first.
             Err(Error::Invalid { .. }) if !settings.serve_upright => {}
@@ -98,7 +98,8 @@ pub async fn image_base64(
         }
     }
     if settings.serve_upright && carries_metadata(&image) {
-        let variant = variant::open_or_render(&service.app, &image, &Transform::of(Fit::Original)).await?;
+        let variant =
+            variant::open_or_render(&service.app, &image, &variant::of_image(&image, &Transform::of(Fit::Original))).await?;
         return Ok(enveloped(variant.bytes.len() as u64, Content::Memory(variant.bytes)));
     }
     let content = fetch::open(&service.app, &image.version, None).await?;

@@ -208,7 +208,7 @@ async fn public_files_have_a_plain_address_and_private_ones_have_none() {
     assert!(read.status.as_u16() == 200 && read.body == png(8, 8, 1));
     assert_eq!(
         (read.header("cache-control"), read.header("cross-origin-resource-policy")),
-        ("public, max-age=5", "cross-origin")
+        ("public, max-age=2, stale-while-revalidate=3", "cross-origin")
     );
     // Later versions are public too, and the answer to an upload keeps its form.
     let later = till.upload("a.png", png(8, 8, 2)).await;

@@ -1,0 +1,124 @@
+//! What nobody waits for, once an image is stored: what it looks like from afar, and renderings that are sure to be asked for.
+//!
+//! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imagewell_imaging::transform::Outputs;
+
+use crate::app::App;
+use crate::grammar::Asked;
+use crate::model::{Image, State, Timestamp};
+use crate::{Error, db, presets, variant};
+
+/// Versions that are read from the database at a time.
+const PAGE: u32 = 32;
+
+/// Whether something may wait, and whether somebody is at it.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    waiting: AtomicBool,
+    running: AtomicBool,
+}
+
+impl Default for Looks {
+    /// What an earlier process left waits.
+    fn default() -> Self {
+        Self { waiting: AtomicBool::new(true), running: AtomicBool::new(false) }
+    }
+}
+
+impl Looks {
+    /// Something was stored.
+    pub(crate) fn wake(&self) {
+        self.waiting.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Starts to look at what waits, unless nothing does or somebody is at it.
+pub(crate) fn go_on(app: &Arc<App>) {
+    if !app.options.looks || app.looks.running.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    if !app.looks.waiting.swap(false, Ordering::SeqCst) {
+        app.looks.running.store(false, Ordering::SeqCst);
+        return;
+    }
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        if let Err(error) = catch_up(&app).await {
+            tracing::debug!(%error, "looking at images stopped; it goes on in a moment");
+            app.looks.wake();
+        }
+        app.looks.running.store(false, Ordering::SeqCst);
+    });
+}
+
+/// Looks at everything that waits, one after the other, so that callers' renderings have the workers. Ends when nothing waits, or the
+/// service is busy.
+///
+/// # Errors
+/// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
+async fn catch_up(app: &App) -> Result<(), Error> {
+    let mut tried = HashSet::new();
+    let mut from = Timestamp(0);
+    loop {
+        let waiting = db::looks::waiting(&app.database, from, PAGE).await?;
+        let fresh: Vec<Image> = waiting.into_iter().filter(|image| tried.insert(image.version.blob.clone())).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for image in fresh {
+            from = image.version.created;
+            look_at(app, &image).await?;
+        }
+    }
+}
+
+async fn look_at(app: &App, image: &Image) -> Result<(), Error> {
+    let version = &image.version;
+    let look = match variant::content(app, version).await {
+        Ok(source) => app.workers.look(image.org, &source, version.facts.as_ref()).await,
+        Err(error) => Err(error),
+    };
+    let look = match look {
+        Ok(look) => Some(look),
+        Err(busy @ (Error::Busy { .. } | Error::TooMany { .. })) => return Err(busy),
+        Err(error) => {
+            // It stays as it is: a picture that can't be decoded is still kept and served.
+            tracing::info!(image = %image.id, %error, "an image can't be looked at");
+            None
+        }
+    };
+    if look.is_some() && image.state == State::Kept {
+        prewarm(app, image).await?;
+    }
+    let blob = version.blob.clone();
+    app.database
+        .write(move |connection| {
+            Box::pin(async move { db::looks::set(connection, &blob, look.as_ref(), Timestamp::now()).await })
+        })
+        .await?;
+    app.images.remove(&image.id);
+    Ok(())
+}
+
+/// Makes the renderings of those presets that are to be there at once: for clients that read WebP, and for those that don't.
+async fn prewarm(app: &App, image: &Image) -> Result<(), Error> {
+    for preset in presets::of_org(app, image.org).await?.iter().filter(|preset| preset.prewarm) {
+        let Ok(asked) = Asked::parse(&preset.steps, u32::MAX) else { continue };
+        let modern = Outputs { webp: true, ..Outputs::CLASSIC };
+        let clients: &[Outputs] = if asked.depends_on_accept() { &[Outputs::CLASSIC, modern] } else { &[Outputs::CLASSIC] };
+        for client in clients {
+            let transform = variant::of_image(image, &asked.transform(*client));
+            match variant::open_or_render(app, image, &transform).await {
+                Err(busy @ (Error::Busy { .. } | Error::TooMany { .. })) => return Err(busy),
+                Err(error) => tracing::info!(image = %image.id, preset = preset.name, %error, "a preset can't be rendered"),
+                Ok(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
