@@ -25,6 +25,8 @@ const BUILT_IN_NAMESPACES: &[&str] = &["rewards"];
 pub struct Plan {
     /// Tenants, by number.
     pub orgs: Vec<Org>,
+    /// Names of orgs, and whether their uploads may be SVG.
+    pub accept_svg: Vec<(String, bool)>,
     /// Roles with exactly these actions.
     pub roles: Vec<Role>,
     /// Users, tills and clients.
@@ -123,6 +125,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
         accounts.push((hashed(app, &account).await?, account));
     }
     let (orgs, roles, namespaces, presets) = (plan.orgs, plan.roles, plan.namespaces, plan.presets);
+    let accept_svg = plan.accept_svg;
     let changes = app
         .database
         .write(move |connection| {
@@ -130,6 +133,9 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
                 let mut run = Run { rows: Provisioning(connection), changes: Vec::new() };
                 for org in &orgs {
                     run.org(org).await?;
+                }
+                for (org, accepts) in &accept_svg {
+                    run.accept_svg(org, *accepts).await?;
                 }
                 for role in &roles {
                     run.role(role).await?;
@@ -253,6 +259,14 @@ impl Run<'_> {
             self.say(format!("namespace {}/{}: added", plan.org, namespace.as_str()));
         } else if known.as_ref() != Some(&plan.rules) {
             self.say(format!("namespace {}/{}: rules changed", plan.org, namespace.as_str()));
+        }
+        Ok(())
+    }
+
+    async fn accept_svg(&mut self, name: &str, accepts: bool) -> Result<(), Error> {
+        let org = self.find_org(name).await?;
+        if self.rows.set_accepts_svg(org, accepts).await? {
+            self.say(format!("org {name}: SVG is {} accepted", if accepts { "now" } else { "no longer" }));
         }
         Ok(())
     }

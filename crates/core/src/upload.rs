@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use imagewell_imaging::svg::is_svg;
 use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::model::{
-    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, FileName, Image, ImageId, Namespace, State, TicketNumber, TicketNumbers,
-    Timestamp, Version,
+    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, State, TicketNumber,
+    TicketNumbers, Timestamp, Version,
 };
 use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
 use crate::{Error, access, db};
@@ -176,11 +178,19 @@ impl Admitted {
             if !head_judged && spool.head().len() == HEAD_BYTES {
                 // What is no image is refused before the rest arrives.
                 head_judged = true;
+                if is_drawing(&app, &request, spool.head()).await? {
+                    continue;
+                }
                 inspect_head(spool.head(), &app.options.limits)?;
                 request.accept.judge(Format::sniff(spool.head())?)?;
             }
         }
-        let spooled = spool.finish().await?;
+        let drawing = is_drawing(&app, &request, spool.head()).await?;
+        let mut spooled = spool.finish().await?;
+        if drawing {
+            let drawn = app.workers.rasterise(request.actor.org, &spooled.content).await?;
+            spooled = Spooled { digest: Digest(Sha256::digest(&drawn).into()), content: Content::Memory(drawn) };
+        }
         let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();
         let facts = if request.accept.inspects() && !is_placeholder {
             let facts = inspect_content(&spooled.content, app.options.limits).await?;
@@ -191,6 +201,11 @@ impl Admitted {
         };
         Ok(Received { app, request, spooled, facts, _permit: permit })
     }
+}
+
+/// Whether the bytes are SVG where the org accepts it: then what it shows is stored, and that is judged.
+async fn is_drawing(app: &App, request: &Request, head: &[u8]) -> Result<bool, Error> {
+    Ok(request.accept.inspects() && is_svg(head) && db::accounts::accepts_svg(&app.database, request.actor.org).await?)
 }
 
 /// Inspects in place when the bytes are in memory, else on a blocking thread.

@@ -35,6 +35,8 @@ pub const ANSWER_RENDERED: u8 = b'+';
 pub const ANSWER_REFUSED: u8 = b'-';
 /// The job that is no transform: how an image looks from afar.
 pub const JOB_LOOK: &str = "look";
+/// See [`JOB_LOOK`]: an SVG as a PNG.
+pub const JOB_RASTERISE: &str = "rasterise";
 
 /// Bounds on rendering.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +130,14 @@ impl Workers {
         let answer = self.job(org, source, facts, JOB_LOOK).await?;
         let look = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
         look.ok_or_else(|| Error::Internal { detail: "a worker's answer makes no sense".into() })
+    }
+
+    /// Draws an SVG as a PNG.
+    ///
+    /// # Errors
+    /// As [`Workers::render`].
+    pub async fn rasterise(&self, org: OrgId, source: &Content) -> Result<Bytes, Error> {
+        self.job(org, source, None, JOB_RASTERISE).await
     }
 
     async fn job(&self, org: OrgId, source: &Content, facts: Option<&Facts>, job: &str) -> Result<Bytes, Error> {

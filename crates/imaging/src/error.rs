@@ -68,6 +68,12 @@ pub enum Error {
         /// What is allowed.
         max: u64,
     },
+    /// A drawing could not be drawn.
+    #[error("this SVG can't be drawn: {detail}")]
+    Svg {
+        /// The parser's own words.
+        detail: String,
+    },
     /// The bytes could not be read.
     #[error("reading the image failed")]
     Io(#[source] std::io::Error),

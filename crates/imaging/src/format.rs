@@ -1,6 +1,7 @@
 use std::fmt;
 
 use crate::Error;
+use crate::svg::is_svg;
 
 /// An image format that imagewell accepts, recognised by its bytes and never by a name or a declared type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,11 +154,12 @@ fn describe_other(head: &[u8]) -> &'static str {
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
         return what;
     }
+    if is_svg(head) {
+        return "SVG can carry scripts and is not accepted";
+    }
     let head = &head[..head.len().min(SNIFF_BYTES)];
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{FEFF}').trim_start().to_ascii_lowercase();
-    if text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg")) || text.starts_with("<!doctype svg") {
-        "SVG can carry scripts and is not accepted"
-    } else if text.starts_with("<!doctype html") || text.starts_with("<html") || text.starts_with("<script") {
+    if text.starts_with("<!doctype html") || text.starts_with("<html") || text.starts_with("<script") {
         "this is an HTML page"
     } else if text.starts_with('<') {
         "this is an XML or HTML document"

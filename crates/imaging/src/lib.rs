@@ -17,6 +17,7 @@ mod limits;
 pub mod look;
 mod plan;
 pub mod render;
+pub mod svg;
 pub mod transform;
 
 pub use error::{Error, Limit};

@@ -11,6 +11,8 @@ statements! {
     ORG_BY_ID = "SELECT id, name FROM orgs WHERE id = $1";
     INSERT_ORG = "INSERT INTO orgs (id, name) VALUES ($1, $2)";
     RENAME_ORG = "UPDATE orgs SET name = $2 WHERE id = $1";
+    SET_ACCEPTS_SVG = "UPDATE orgs SET accepts_svg = $2 WHERE id = $1 AND accepts_svg <> $2";
+    ACCEPTS_SVG = "SELECT accepts_svg FROM orgs WHERE id = $1";
     ORG_COUNT = "SELECT COUNT(*) FROM orgs";
     INSERT_ROLE = "INSERT INTO roles (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     ROLE_EXISTS = "SELECT COUNT(*) FROM roles WHERE org_id = $1 AND name = $2";
@@ -174,6 +176,16 @@ pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
     sqlx::query_scalar(GENERATION).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
 }
 
+/// Whether an org's uploads may be SVG.
+pub(crate) async fn accepts_svg(database: &Database, org: OrgId) -> Result<bool, Error> {
+    let accepts: Option<bool> = sqlx::query_scalar(ACCEPTS_SVG)
+        .bind(org.0)
+        .fetch_optional(database.reader())
+        .await
+        .map_err(|error| read_failed(&error))?;
+    Ok(accepts.unwrap_or(false))
+}
+
 pub(crate) async fn org_count(database: &Database) -> Result<i64, Error> {
     sqlx::query_scalar(ORG_COUNT).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
 }
@@ -225,6 +237,11 @@ impl Provisioning<'_> {
 
     pub(crate) async fn rename_org(&mut self, org: &Org) -> Result<(), Error> {
         self.run(sqlx::query(RENAME_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
+    }
+
+    /// Whether that changes anything.
+    pub(crate) async fn set_accepts_svg(&mut self, org: OrgId, accepts: bool) -> Result<bool, Error> {
+        Ok(self.run(sqlx::query(SET_ACCEPTS_SVG).bind(org.0).bind(accepts)).await? > 0)
     }
 
     /// Whether the role is new.

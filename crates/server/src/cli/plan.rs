@@ -44,6 +44,7 @@ struct PresetEntry {
 struct OrgEntry {
     id: i64,
     name: String,
+    accept_svg: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +130,7 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     let mut plan = Plan::default();
     for org in file.orgs {
         check_name(&format!("org {}", org.id), &org.name, &mut faults);
+        plan.accept_svg.extend(org.accept_svg.map(|accepts| (org.name.clone(), accepts)));
         plan.orgs.push(Org { id: OrgId(org.id), name: org.name });
     }
     for role in file.roles {

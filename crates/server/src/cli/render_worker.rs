@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
-use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED, JOB_LOOK};
+use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED, JOB_LOOK, JOB_RASTERISE};
 use imagewell_imaging::Limits;
 use imagewell_imaging::look::look;
 use imagewell_imaging::render::render;
+use imagewell_imaging::svg::rasterise;
 use imagewell_imaging::transform::Transform;
 use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetStatus};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -97,6 +98,9 @@ fn answer(job: &[u8], source: &[u8], limits: &Limits) -> std::io::Result<()> {
 fn done(job: &str, source: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
     if job == JOB_LOOK {
         return look(source, limits).map(|look| look.to_string().into_bytes()).map_err(|error| error.to_string());
+    }
+    if job == JOB_RASTERISE {
+        return rasterise(source, limits).map_err(|error| error.to_string());
     }
     let transform: Transform = job.parse().map_err(str::to_owned)?;
     render(source, &transform, limits).map_err(|error| error.to_string())

@@ -6,6 +6,7 @@ mod bodies;
 mod cli;
 mod delivery;
 mod docs;
+mod drawings;
 mod dropbox;
 mod durability;
 mod file_service;
