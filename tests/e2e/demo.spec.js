@@ -75,3 +75,26 @@ test("a picture is put into the dropbox, a part of it selected, and taken", asyn
   await expect(page.getByAltText("Avatar at 128 pixels")).toHaveJSProperty("naturalWidth", 128);
   expect(faults).toEqual([]);
 });
+
+test("every operation is shown on one photograph", async ({ page }) => {
+  const faults = [];
+  page.on("console", (message) => { if (message.type() === "error") faults.push(message.text()); });
+  await page.setViewportSize({ width: 1000, height: 900 });
+  await logIn(page, "ada");
+  await page.getByRole("link", { name: "Transforms" }).click();
+  await page.waitForFunction(() => document.images.length > 40 && [...document.images].every((image) => image.complete));
+  const sizes = await page.evaluate(() =>
+    Object.fromEntries([...document.images].map((image) => [image.alt, [image.naturalWidth, image.naturalHeight]])));
+  expect(Object.entries(sizes).filter(([, [width]]) => width === 0)).toEqual([]);
+  expect(sizes).toMatchObject({
+    "w_240,h_120,fit_inside": [120, 120],
+    "w_240,h_120,fit_outside": [240, 240],
+    "w_240,h_120,fit_cover": [240, 120],
+    "w_240,h_120,fit_contain": [240, 120],
+    "crop_380-60-110-260,w_240,h_160,fit_cover": [110, 73],
+    "crop_200-60-60-60,w_240": [60, 60],
+    "crop_200-60-60-60,w_240,enlarge": [240, 240],
+    "w_160,f_avif": [160, 160],
+  });
+  expect(faults).toEqual([]);
+});

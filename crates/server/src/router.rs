@@ -69,7 +69,10 @@ pub fn router(service: Service) -> Router {
         .route("/openapi.json", get(pages::openapi))
         .route("/assets/{name}", get(pages::asset));
     let router = if service.demo.is_some() {
-        router.route("/demo", get(pages::demo)).route("/demo/avatar", get(pages::avatar_demo))
+        router
+            .route("/demo", get(pages::demo))
+            .route("/demo/avatar", get(pages::avatar_demo))
+            .route("/demo/transforms", get(pages::transforms))
     } else {
         router
     };

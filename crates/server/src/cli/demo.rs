@@ -58,6 +58,7 @@ pub(super) async fn run(mut settings: Settings) -> Outcome {
             explain(url, &demo, &image);
             explain_files(url, &sample);
             explain_avatars(url, &sample);
+            explain_transforms(url, &image);
             println!("\nStop it with Ctrl-C.");
         }
     })
@@ -174,14 +175,14 @@ fn explain(url: &str, demo: &DemoPage, image: &str) {
         println!("    {login:<6} {password}   {may}");
     }
     println!("\nThe same with curl:\n");
-    println!("    jar=$(mktemp)");
-    println!("    token() {{ curl -s -b $jar -c $jar {url}/csrfToken | sed 's/.*:\"//; s/\".*//'; }}");
+    println!("    portal=$(mktemp)");
+    println!("    token() {{ curl -s -b $portal -c $portal {url}/csrfToken | sed 's/.*:\"//; s/\".*//'; }}");
     println!(
-        "    curl -w '\\n' -b $jar -c $jar -H \"X-CSRF-Token: $(token)\" {url}/site/login -d username={login} -d password={password}"
+        "    curl -w '\\n' -b $portal -c $portal -H \"X-CSRF-Token: $(token)\" {url}/site/login -d username={login} -d password={password}"
     );
-    println!("    curl -b $jar -o photo.jpg {url}{image}");
+    println!("    curl -b $portal -o photo.jpg {url}{image}");
     println!(
-        "    curl -w '\\n' -b $jar -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
+        "    curl -w '\\n' -b $portal -H \"X-CSRF-Token: $(token)\" -F image=@photo.jpg {url}/opsportal/image/{APP_KEY}/{PERMISSION}/false"
     );
 }
 
@@ -214,4 +215,13 @@ fn explain_files(url: &str, sample: &Sample) {
          sed 's/.*accessToken\":\"//; s/\".*//')"
     );
     println!("    curl -w '\\n' -H \"X-CAP-API-OAUTH-TOKEN: $token\" {url}/api_gateway/file-service/rewards/chelsea.png");
+}
+
+fn explain_transforms(url: &str, image: &str) {
+    let id = image.rsplit('/').next().unwrap_or_default();
+    println!(
+        "\nTransforms: every size, crop and format of one photograph. Log in and open {url}/demo/transforms or, logged in as above, type\n"
+    );
+    println!("    curl -b $portal -o small.webp {url}/i/{id}/w_300,h_200,fit_cover,g_attention,f_webp");
+    println!("    curl -w '\\n' -b $portal {url}/v1/images/{id}");
 }

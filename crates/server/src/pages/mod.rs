@@ -1,5 +1,7 @@
 //! The few pages for people: home, login, demo. Text is escaped by maud; styles and scripts are files of our own.
 
+mod transforms;
+
 use std::fmt;
 
 use axum::extract::{Path, State};
@@ -13,6 +15,7 @@ use crate::auth::session::Session;
 use crate::links;
 use crate::router;
 use crate::serve::Service;
+pub use transforms::transforms;
 
 /// Only what we serve ourselves, nothing inline, no frames.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -128,7 +131,7 @@ pub async fn demo(State(service): State<Service>, uri: Uri, headers: HeaderMap) 
         Some("/assets/demo.js"),
         &html! {
             h1 { "imagewell" }
-            p { "Logged in as " strong { (actor.login) } " · " a href="/site/logout" { "Log out" } }
+            p { "Logged in as " strong { (actor.login) } " · " a href="/demo/transforms" { "Transforms" } " · " a href="/demo/avatar" { "Avatars" } " · " a href="/site/logout" { "Log out" } }
             form.card #upload data-app-key=(demo.app_key) data-permission=(demo.permission) {
                 label { "An image" input type="file" name="image" accept="image/*" required; }
                 button type="submit" { "Upload" }
