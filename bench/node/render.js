@@ -8,12 +8,12 @@ sharp.concurrency(1);
 sharp.cache(false);
 
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {
-  const { source, target, size, square } = JSON.parse(line);
+  const { source, target, size, square, format } = JSON.parse(line);
   const started = process.hrtime.bigint();
   await sharp(source)
     .rotate()
     .resize(size, size, { fit: square ? "cover" : "inside", withoutEnlargement: !square })
-    .jpeg({ quality: 85 })
+    .toFormat(format, { quality: format === "jpeg" ? 85 : 80 })
     .toFile(target);
   process.stdout.write(`${Number(process.hrtime.bigint() - started) / 1e6}\n`);
 });
