@@ -1,0 +1,36 @@
+//! What every target does: everything that a worker would do with hostile bytes of one format.
+
+use imagewell_imaging::look::look;
+use imagewell_imaging::render::render;
+use imagewell_imaging::transform::{Fit, Outputs, Transform};
+use imagewell_imaging::svg::{is_svg, rasterise};
+use imagewell_imaging::{Format, Limits};
+
+/// Small enough that a second sees many pictures.
+const LIMITS: Limits = Limits {
+    pixels_max: 1_000_000,
+    side_px_max: 4_000,
+    frames_max: 20,
+    frame_pixels_max: 4_000_000,
+    output_pixels_max: 1_000_000,
+    output_frame_pixels_max: 1_000_000,
+};
+
+/// Decodes bytes that say they are of this format: as a still picture to a fraction of its size, frame by frame, and from afar. It may
+/// refuse them; it may not panic, hang or read what isn't there.
+pub fn decode(format: Format, bytes: &[u8]) {
+    if !Format::sniff(bytes).is_ok_and(|found| found == format) {
+        return;
+    }
+    let still = Transform { outputs: Outputs::PNG, ..Transform::of(Fit::Inside(16, 16)) };
+    let _ = render(bytes, &still, &LIMITS);
+    let _ = render(bytes, &Transform { animate: true, outputs: Outputs::WEBP, ..still }, &LIMITS);
+    let _ = look(bytes, &LIMITS);
+}
+
+/// Draws a document that begins as SVG does. See [`decode`].
+pub fn draw(bytes: &[u8]) {
+    if is_svg(bytes) {
+        let _ = rasterise(bytes, &Limits::default());
+    }
+}
