@@ -120,6 +120,24 @@ class Curl(unittest.TestCase):
         self.assertIn("MD5", answer["message"])
 
 
+class Shell(unittest.TestCase):
+    def test_signatures_are_made_as_the_document_says(self):
+        """The block of docs/transforms.md, with nothing but the answers kept."""
+        with open(os.path.join(HERE, "../../docs/transforms.md")) as file:
+            block = next(block for block in re.findall(r"```sh\n(.*?)```", file.read(), re.S) if "openssl" in block)
+        self.assertEqual(block.count("curl "), 2)
+        for number in (1, 2):
+            block = block.replace("curl \"", f"curl -sS -o $folder/{number}.jpg -w '%{{http_code}} ' \"", 1)
+        handle = requests.post(service.file("signed.jpg"), data=photograph(), auth=("till01", MD5)).json()["file"]["file_handle"]
+        variables = {"url": service.url, "id": handle, "secret": service.run("keys", "transforms", "acme").strip(), "folder": service.folder.name}
+        answer = lambda: subprocess.run(["bash", "-c", block], env=os.environ | variables, check=True, capture_output=True, text=True).stdout
+        self.assertEqual(answer().split(), ["401", "200"], "private: only the signature with an end opens it")
+        requests.put(service.file("signed.jpg") + "/acl", data="PUBLIC", auth=("till01", MD5)).raise_for_status()
+        self.assertEqual(answer().split(), ["200", "200"])
+        with open(os.path.join(service.folder.name, "1.jpg"), "rb") as one, open(os.path.join(service.folder.name, "2.jpg"), "rb") as two:
+            self.assertEqual(one.read(), two.read())
+
+
 class Requests(unittest.TestCase):
     auth = ("till01", MD5)
 

@@ -27,6 +27,8 @@ const OUTPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// What a worker takes besides the picture.
 const BASE_BYTES: u64 = 16 * 1024 * 1024;
+/// What drawing an SVG takes: its pixels, layers of them, and the document.
+const DRAWING_BYTES: u64 = 128 * 1024 * 1024;
 /// A worker that has held more than this is not used again: an allocator gives little back.
 const REUSE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 /// First byte of a worker's answer: the rendering follows, or a reason that may be shown.
@@ -119,7 +121,8 @@ impl Workers {
         facts: Option<&Facts>,
         transform: &Transform,
     ) -> Result<Bytes, Error> {
-        self.job(org, source, facts, &transform.to_string()).await
+        let frames = if transform.animate { frames_bytes(facts, &self.limits.images) } else { 0 };
+        self.job(org, source, facts, frames, &transform.to_string()).await
     }
 
     /// Looks at an image from afar.
@@ -127,7 +130,7 @@ impl Workers {
     /// # Errors
     /// As [`Workers::render`].
     pub async fn look(&self, org: OrgId, source: &Content, facts: Option<&Facts>) -> Result<Look, Error> {
-        let answer = self.job(org, source, facts, JOB_LOOK).await?;
+        let answer = self.job(org, source, facts, 0, JOB_LOOK).await?;
         let look = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
         look.ok_or_else(|| Error::Internal { detail: "a worker's answer makes no sense".into() })
     }
@@ -137,11 +140,18 @@ impl Workers {
     /// # Errors
     /// As [`Workers::render`].
     pub async fn rasterise(&self, org: OrgId, source: &Content) -> Result<Bytes, Error> {
-        self.job(org, source, None, JOB_RASTERISE).await
+        self.job(org, source, None, DRAWING_BYTES, JOB_RASTERISE).await
     }
 
-    async fn job(&self, org: OrgId, source: &Content, facts: Option<&Facts>, job: &str) -> Result<Bytes, Error> {
-        let bytes = estimate(source, facts);
+    async fn job(
+        &self,
+        org: OrgId,
+        source: &Content,
+        facts: Option<&Facts>,
+        extra_bytes: u64,
+        job: &str,
+    ) -> Result<Bytes, Error> {
+        let bytes = estimate(source, facts) + extra_bytes;
         let _turn = self.admission.turn(org, mib(bytes)).await.inspect_err(|_| {
             metrics::counter!("imagewell_renderings_refused_total").increment(1);
         })?;
@@ -242,6 +252,12 @@ impl Worker {
 fn estimate(source: &Content, facts: Option<&Facts>) -> u64 {
     let pixels = facts.map_or(0, |facts| u64::from(facts.width) * u64::from(facts.height));
     BASE_BYTES + source.len() + pixels * 8
+}
+
+/// What an animation holds until it is encoded: all of its frames as they come out, and never more than is allowed.
+fn frames_bytes(facts: Option<&Facts>, limits: &Limits) -> u64 {
+    let pixels = |facts: &Facts| u64::from(facts.frames) * u64::from(facts.width) * u64::from(facts.height);
+    facts.filter(|facts| facts.frames > 1).map_or(0, |facts| pixels(facts).min(limits.output_frame_pixels_max) * 4)
 }
 
 fn mib(bytes: u64) -> u32 {
