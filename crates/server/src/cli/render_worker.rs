@@ -69,7 +69,7 @@ fn job(limits: &Limits) -> std::io::Result<bool> {
     if length > SOURCE_BYTES_MAX {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
-    let mut source = Vec::new();
+    let mut source = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     if input.take(length).read_to_end(&mut source)? as u64 != length {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
