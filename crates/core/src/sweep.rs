@@ -10,6 +10,7 @@ use crate::db::doomed::{Doomed, DoomedBytes};
 use crate::db::files::PastUndo;
 use crate::db::tickets::Expired;
 use crate::model::{BlobKey, Timestamp};
+use crate::storage::StoredBlob;
 use crate::{Error, db, variant};
 
 /// Between two looks at progress.
@@ -119,8 +120,9 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     report(&Finding::Expired { images: expired, bytes });
     summary.expired = expired;
     summary.bytes += bytes;
-    sweep_blobs(app, mode, grace, &mut summary, &mut report).await?;
-    sweep_variants(app, mode, grace, &mut summary, &mut report).await?;
+    for what in [Stored::Blobs, Stored::Variants] {
+        sweep_stray(app, mode, what, &mut summary, &mut report).await?;
+    }
     for leftover in app.storage.leftovers(grace).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;
@@ -184,57 +186,58 @@ async fn remove_doomed<T: Doomed>(app: &App, until: Timestamp) -> Result<(u64, u
     }
 }
 
-async fn sweep_blobs(
+/// What lies in the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Blobs,
+    /// A crash leaves one between a rendering and its row; earlier versions of imagewell kept no rows of them.
+    Variants,
+}
+
+/// Removes what no row knows and what is too old to be on its way to one.
+async fn sweep_stray(
     app: &App,
     mode: Mode,
-    grace: Duration,
+    what: Stored,
     summary: &mut Summary,
     report: &mut (impl FnMut(&Finding) + Send),
 ) -> Result<(), Error> {
-    let old_enough = Timestamp::now().minus(grace);
-    let mut blobs = app.storage.list();
-    while let Some(blob) = blobs.next().await {
-        let blob = blob?;
-        summary.blobs += 1;
-        if summary.blobs.is_multiple_of(REPORT_EVERY) {
-            report(&Finding::Progress(summary.blobs));
+    let old_enough = Timestamp::now().minus(app.options.sweep.grace);
+    let mut listed = match what {
+        Stored::Blobs => app.storage.list(),
+        Stored::Variants => app.storage.list_variants(),
+    };
+    while let Some(stored) = listed.next().await {
+        let StoredBlob { key, size_bytes, modified } = stored?;
+        if what == Stored::Blobs {
+            summary.blobs += 1;
+            if summary.blobs.is_multiple_of(REPORT_EVERY) {
+                report(&Finding::Progress(summary.blobs));
+            }
         }
-        if blob.modified > old_enough || db::images::blob_is_used(&app.database, &blob.key).await? {
+        if modified > old_enough || is_known(app, what, &key).await? {
             continue;
         }
-        summary.orphans += 1;
-        summary.bytes += blob.size_bytes;
+        summary.bytes += size_bytes;
         if mode == Mode::Remove {
-            app.storage.delete(&blob.key).await?;
+            app.storage.delete(&key).await?;
         }
-        report(&Finding::Orphan { key: blob.key, size_bytes: blob.size_bytes, modified: blob.modified });
+        if what == Stored::Blobs {
+            summary.orphans += 1;
+            report(&Finding::Orphan { key, size_bytes, modified });
+        } else {
+            summary.variants += 1;
+            report(&Finding::StrayVariant { key, size_bytes });
+        }
     }
     Ok(())
 }
 
-/// What a crash left between a rendering and its row, and those that an earlier version of imagewell made.
-async fn sweep_variants(
-    app: &App,
-    mode: Mode,
-    grace: Duration,
-    summary: &mut Summary,
-    report: &mut (impl FnMut(&Finding) + Send),
-) -> Result<(), Error> {
-    let old_enough = Timestamp::now().minus(grace);
-    let mut variants = app.storage.list_variants();
-    while let Some(variant) = variants.next().await {
-        let variant = variant?;
-        if variant.modified > old_enough || db::variants::exists(&app.database, &variant.key).await? {
-            continue;
-        }
-        summary.variants += 1;
-        summary.bytes += variant.size_bytes;
-        if mode == Mode::Remove {
-            app.storage.delete(&variant.key).await?;
-        }
-        report(&Finding::StrayVariant { key: variant.key, size_bytes: variant.size_bytes });
+async fn is_known(app: &App, what: Stored, key: &BlobKey) -> Result<bool, Error> {
+    match what {
+        Stored::Blobs => db::images::blob_is_used(&app.database, key).await,
+        Stored::Variants => db::variants::exists(&app.database, key).await,
     }
-    Ok(())
 }
 
 async fn sweep_sessions(app: &App, mode: Mode) -> Result<u64, Error> {

@@ -18,16 +18,21 @@ pub struct Limits {
     pub output_frame_pixels_max: u64,
 }
 
+impl Limits {
+    /// What is allowed where nobody says otherwise.
+    pub const DEFAULT: Self = Self {
+        pixels_max: 50_000_000,
+        side_px_max: 30_000,
+        frames_max: 300,
+        frame_pixels_max: 500_000_000,
+        output_pixels_max: 50_000_000,
+        output_frame_pixels_max: 40_000_000,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            pixels_max: 50_000_000,
-            side_px_max: 30_000,
-            frames_max: 300,
-            frame_pixels_max: 500_000_000,
-            output_pixels_max: 50_000_000,
-            output_frame_pixels_max: 40_000_000,
-        }
+        Self::DEFAULT
     }
 }
 

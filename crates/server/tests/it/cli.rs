@@ -253,7 +253,7 @@ fn what_the_demo_prints_works() {
     let printed = read_until(&mut child, "Stop it with Ctrl-C.");
     let script: String = printed
         .lines()
-        .skip_while(|line| !line.contains("jar="))
+        .skip_while(|line| !line.contains("portal="))
         .filter(|line| line.starts_with("    "))
         .collect::<Vec<_>>()
         .join("\n");
@@ -264,12 +264,13 @@ fn what_the_demo_prints_works() {
     assert!(typed.status.success(), "{}", text(&typed));
     let answers = String::from_utf8_lossy(&typed.stdout).into_owned();
     assert!(answers.contains("\"username\":\"ada\"") && answers.contains("\"uuid\":\""), "{answers}");
-    for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"chelsea.png\""] {
+    for expected in ["\"message\":\"Successfully uploaded file\"", "\"versions\":[", "\"name\":\"chelsea.png\"", "\"sha256\":\""]
+    {
         assert!(answers.contains(expected), "{expected}: {answers}");
     }
-    for (saved, side) in [("cropped.jpg", 256), ("avatar.jpg", 128)] {
+    for (saved, size) in [("cropped.jpg", (256, 256)), ("avatar.jpg", (128, 128)), ("small.webp", (300, 200))] {
         let picture = image::open(folder.path().join(saved)).unwrap_or_else(|error| panic!("{saved}: {error}"));
-        assert_eq!((picture.width(), picture.height()), (side, side), "{saved}");
+        assert_eq!((picture.width(), picture.height()), size, "{saved}");
     }
     for saved in ["photo.jpg", "again.jpg"] {
         assert!(std::fs::read(folder.path().join(saved)).expect("saved") == crate::fixtures::photograph(), "{saved}");

@@ -302,3 +302,31 @@ async fn a_rendering_that_would_be_too_large_is_refused_with_the_limit() {
     assert_eq!(app.stored().await, before);
     assert_eq!(Answer::of(ada.get(&format!("/i/{uuid}/w_100,h_100,fit_cover"))).await.status.as_u16(), 200, "at the limit");
 }
+
+/// A busy service still serves what it has.
+#[tokio::test]
+async fn under_overload_new_renderings_wait_their_turn_and_kept_ones_are_served() {
+    let overload = [("workers.concurrent_max", "1"), ("workers.queue_max", "0"), ("images.looks", "false")];
+    let app = TestApp::with(&overload).await;
+    let ada = std::sync::Arc::new(app.actor("ada").await);
+    let uuid = ada.upload(crate::fixtures::png(3000, 2500, 1)).await.uuid();
+    let path = |steps: &str| format!("/i/{uuid}/{steps}");
+    assert_eq!(Answer::of(ada.get(&path("w_20"))).await.status.as_u16(), 200);
+    let slow = ada.get(&path("w_1600,f_avif"));
+    let slow = tokio::spawn(async move { Answer::of(slow).await });
+    // It comes first.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut width = 20;
+    let refused = eventually(async || {
+        width += 1;
+        let answer = Answer::of(ada.get(&path(&format!("w_{width}")))).await;
+        (answer.status.as_u16() == 503).then_some(answer)
+    })
+    .await;
+    assert!(problem(&refused, 503).contains("busy"));
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(Answer::of(ada.get(&path("w_20"))).await.status.as_u16(), 200);
+    assert!(!slow.is_finished(), "all that was while the worker was at it");
+    assert_eq!(slow.await.expect("answers").status.as_u16(), 200);
+    assert_eq!(Answer::of(ada.get(&path("w_10"))).await.status.as_u16(), 200, "and it goes on");
+}

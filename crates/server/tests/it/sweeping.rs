@@ -5,19 +5,16 @@ use std::time::Duration;
 use imagewell_core::sweep::{self, Finding, Mode};
 use reqwest::StatusCode;
 
-use crate::app::TestApp;
+use crate::app::{Answer, TestApp};
 use crate::fixtures::png;
 
 async fn findings(app: &TestApp, mode: Mode) -> (sweep::Summary, Vec<String>) {
     let mut lines = Vec::new();
     let summary = sweep::run(&app.service.app, mode, |finding| match finding {
         Finding::Orphan { key, .. } => lines.push(key.as_str().to_owned()),
+        Finding::StrayVariant { key, .. } => lines.push(key.as_str().to_owned()),
         Finding::Leftover { path, .. } => lines.push(path.display().to_string()),
-        Finding::Expired { .. }
-        | Finding::PastUndo { .. }
-        | Finding::EndedSessions(_)
-        | Finding::StrayVariant { .. }
-        | Finding::Progress(_) => {}
+        Finding::Expired { .. } | Finding::PastUndo { .. } | Finding::EndedSessions(_) | Finding::Progress(_) => {}
     })
     .await
     .expect("sweeps");
@@ -29,19 +26,24 @@ async fn orphans_and_leftovers_go_and_images_stay() {
     let app = TestApp::with(&[("sweep.grace_seconds", "1")]).await;
     let ada = app.actor("ada").await;
     let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    let rendered = Answer::of(ada.get(&format!("/i/{uuid}/w_4"))).await;
+    assert_eq!(rendered.status, StatusCode::OK);
     let clean = app.stored().await;
     let folder = app.data_dir().join("blobs/opsportal-images/100606");
     std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png"), b"orphan").expect("writes");
     std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ac.png#1"), b"staging").expect("writes");
     std::fs::write(app.data_dir().join("spool/.tmpX"), b"spool").expect("writes");
+    let stray = app.data_dir().join("blobs/variants/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab");
+    std::fs::create_dir_all(&stray).expect("makes");
+    std::fs::write(stray.join("inside-4x4_png"), b"rendering").expect("writes");
     let (young, _) = findings(&app, Mode::Remove).await;
-    assert_eq!((young.orphans, young.leftovers), (0, 0), "the grace period holds");
+    assert_eq!((young.orphans, young.leftovers, young.variants), (0, 0, 0), "the grace period holds");
     tokio::time::sleep(Duration::from_millis(1200)).await;
 
     let (dry, lines) = findings(&app, Mode::DryRun).await;
-    assert_eq!((dry.orphans, dry.leftovers, lines.len()), (1, 2, 3), "{lines:?}");
-    assert_eq!(dry.bytes, 6 + 7 + 5);
-    assert_eq!(app.stored().await.files.len(), clean.files.len() + 3, "a dry run removes nothing");
+    assert_eq!((dry.orphans, dry.leftovers, dry.variants, lines.len()), (1, 2, 1, 4), "{lines:?}");
+    assert_eq!(dry.bytes, 6 + 7 + 5 + 9);
+    assert_eq!(app.stored().await.files.len(), clean.files.len() + 4, "a dry run removes nothing");
 
     let (real, _) = findings(&app, Mode::Remove).await;
     assert_eq!(real, dry);

@@ -24,14 +24,7 @@ const LIMITS: WorkerLimits = WorkerLimits {
     wait_max: Duration::from_secs(10),
     jobs_max: 50,
     time_max: Duration::from_secs(20),
-    images: Limits {
-        pixels_max: 50_000_000,
-        side_px_max: 30_000,
-        frames_max: 300,
-        frame_pixels_max: 500_000_000,
-        output_pixels_max: 50_000_000,
-        output_frame_pixels_max: 40_000_000,
-    },
+    images: Limits::DEFAULT,
 };
 
 const ORG: OrgId = OrgId(1);
