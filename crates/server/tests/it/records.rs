@@ -312,7 +312,7 @@ async fn under_overload_new_renderings_wait_their_turn_and_kept_ones_are_served(
     let uuid = ada.upload(crate::fixtures::png(3000, 2500, 1)).await.uuid();
     let path = |steps: &str| format!("/i/{uuid}/{steps}");
     assert_eq!(Answer::of(ada.get(&path("w_20"))).await.status.as_u16(), 200);
-    let slow = ada.get(&path("w_1600,f_avif"));
+    let slow = ada.get(&path("w_800,f_avif"));
     let slow = tokio::spawn(async move { Answer::of(slow).await });
     // It comes first.
     tokio::time::sleep(Duration::from_millis(300)).await;
