@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use imagewell_imaging::look::Look;
 use imagewell_imaging::transform::Transform;
-use imagewell_imaging::{Facts, Limits};
+use imagewell_imaging::{Facts, Format, Limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -248,10 +248,11 @@ impl Worker {
 }
 
 /// The source, the decoded picture at four bytes a pixel, and as much again for what decoders hold beside it: the coefficients of a
-/// progressive JPEG, the lines of a PNG.
+/// progressive JPEG, the lines of a PNG. JPEG XL is decoded to floating-point planes.
 fn estimate(source: &Content, facts: Option<&Facts>) -> u64 {
     let pixels = facts.map_or(0, |facts| u64::from(facts.width) * u64::from(facts.height));
-    BASE_BYTES + source.len() + pixels * 8
+    let bytes_a_pixel = if facts.is_some_and(|facts| facts.format == Format::Jxl) { 32 } else { 8 };
+    BASE_BYTES + source.len() + pixels * bytes_a_pixel
 }
 
 /// What an animation holds until it is encoded: all of its frames as they come out, and never more than is allowed.
