@@ -2,7 +2,6 @@
 //!
 //! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,7 +48,9 @@ pub(crate) fn go_on(app: &Arc<App>) {
     let app = Arc::clone(app);
     tokio::spawn(async move {
         if let Err(error) = catch_up(&app).await {
-            tracing::debug!(%error, "looking at images stopped; it goes on in a moment");
+            if !matches!(error, Error::Busy { .. } | Error::TooMany { .. }) {
+                tracing::warn!(%error, "looking at images stopped; it is tried again");
+            }
             app.looks.wake();
         }
         app.looks.running.store(false, Ordering::SeqCst);
@@ -62,16 +63,13 @@ pub(crate) fn go_on(app: &Arc<App>) {
 /// # Errors
 /// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
 async fn catch_up(app: &App) -> Result<(), Error> {
-    let mut tried = HashSet::new();
-    let mut from = Timestamp(0);
     loop {
-        let waiting = db::looks::waiting(&app.database, from, PAGE).await?;
-        let fresh: Vec<Image> = waiting.into_iter().filter(|image| tried.insert(image.version.blob.clone())).collect();
-        if fresh.is_empty() {
+        let waiting = db::looks::waiting(&app.database, PAGE).await?;
+        if waiting.is_empty() {
             return Ok(());
         }
-        for image in fresh {
-            from = image.version.created;
+        for image in waiting {
+            // Whatever comes of it, its row then says that somebody has looked.
             look_at(app, &image).await?;
         }
     }

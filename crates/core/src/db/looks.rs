@@ -8,19 +8,15 @@ use crate::Error;
 use crate::model::{BlobKey, Image, Timestamp};
 
 statements! {
-    NEXT = select_image!("WHERE v.looked_us IS NULL AND v.format IS NOT NULL AND v.deleted_us IS NULL AND v.created_us >= $1 \
-        ORDER BY v.created_us LIMIT $2");
+    NEXT = select_image!("WHERE v.looked_us IS NULL AND v.format IS NOT NULL AND v.deleted_us IS NULL \
+        ORDER BY v.created_us LIMIT $1");
     SET = "UPDATE versions SET look = $2, looked_us = $3 WHERE blob_key = $1";
 }
 
-/// Versions that wait, the oldest first, from a moment on.
-pub(crate) async fn waiting(database: &Database, from: Timestamp, count: u32) -> Result<Vec<Image>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(NEXT)
-        .bind(from.0)
-        .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+/// Versions that wait, the oldest first.
+pub(crate) async fn waiting(database: &Database, count: u32) -> Result<Vec<Image>, Error> {
+    let rows: Vec<Row> =
+        sqlx::query_as(NEXT).bind(i64::from(count)).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
     rows.into_iter().map(Image::try_from).collect()
 }
 
