@@ -159,7 +159,7 @@ fn window(transform: &Transform, area: Area, (width, height): (f64, f64), pictur
             let top = (y * area.height - height / 2.0).clamp(0.0, room_down);
             return (area.left + left, area.top + top);
         }
-        (gravity @ (Gravity::Entropy | Gravity::Attention), Some(picture)) => {
+        (gravity, Some(picture)) if gravity.needs_pixels() => {
             let across = room_across > room_down;
             let part = if across { width / area.width } else { height / area.height };
             let begin = attention::begin(picture, Window { across, part }, gravity);

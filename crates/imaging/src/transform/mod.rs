@@ -121,6 +121,13 @@ pub enum Gravity {
     Attention,
 }
 
+impl Gravity {
+    /// Whether it is the picture's pixels that say where.
+    pub(crate) fn needs_pixels(self) -> bool {
+        matches!(self, Self::Entropy | Self::Attention)
+    }
+}
+
 /// Red, green, blue and opacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Colour(pub [u8; 4]);
