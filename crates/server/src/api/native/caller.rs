@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use imagewell_core::Error;
@@ -67,8 +69,8 @@ async fn machine(service: &Service, head: &Parts) -> Result<Option<Arc<Actor>>, 
 }
 
 /// The id in a path.
-pub(super) fn image_id(text: &str) -> Result<ImageId, Problem> {
-    ImageId::parse(text).map_err(|_| absent())
+pub(super) fn image_id(path: Result<Path<String>, PathRejection>) -> Result<ImageId, Problem> {
+    path.ok().and_then(|Path(text)| ImageId::parse(&text).ok()).ok_or_else(absent)
 }
 
 pub(super) fn absent() -> Problem {

@@ -13,7 +13,7 @@ use imagewell_core::{images, presets};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::caller::{absent, denied, image_id, reader, writer};
+use super::caller::{denied, image_id, reader, writer};
 use super::show::address_tag;
 use crate::api::problem::Problem;
 use crate::serve::Service;
@@ -115,7 +115,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let head = request.into_parts().0;
     let actor = reader(&service, &head).await?;
-    let id = image_id(&id.map_err(|_| absent())?.0)?;
+    let id = image_id(id)?;
     let versions = images::versions(&service.app, &actor, id).await.map_err(|error| denied(true, error))?;
     let record = record(&service, &versions).await.map_err(|error| denied(true, error))?;
     let mut response = Json(record).into_response();
@@ -136,7 +136,7 @@ pub async fn set_focus(
 ) -> Result<StatusCode, Problem> {
     let (head, body) = request.into_parts();
     let actor = writer(&service, &head).await?;
-    let id = image_id(&id.map_err(|_| absent())?.0)?;
+    let id = image_id(id)?;
     let bytes = axum::body::to_bytes(body, FOCUS_BYTES_MAX)
         .await
         .map_err(|_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has at most {FOCUS_BYTES_MAX} bytes")))?;
@@ -160,7 +160,7 @@ pub async fn clear_focus(
 ) -> Result<StatusCode, Problem> {
     let head = request.into_parts().0;
     let actor = writer(&service, &head).await?;
-    let id = image_id(&id.map_err(|_| absent())?.0)?;
+    let id = image_id(id)?;
     images::set_focus(&service.app, &actor, id, None).await.map_err(|error| denied(true, error))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -184,7 +184,7 @@ pub async fn purge(
 ) -> Result<Response, Problem> {
     let head = request.into_parts().0;
     let actor = writer(&service, &head).await?;
-    let id = image_id(&id.map_err(|_| absent())?.0)?;
+    let id = image_id(id)?;
     let removed = images::purge(&service.app, &actor, id).await.map_err(|error| denied(true, error))?;
     Ok(Json(Purged { removed }).into_response())
 }
