@@ -129,8 +129,15 @@ fn escape_attempts() -> String {
     let file = std::fs::File::open("/etc/passwd").is_ok();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").is_ok();
     let process = std::process::Command::new("/bin/true").spawn().is_ok();
+    let thread = std::thread::Builder::new().spawn(|| {}).is_ok();
     let variables = std::env::vars_os().count();
-    format!("file {}, socket {}, process {}, {variables} variables", verdict(file), verdict(socket), verdict(process))
+    format!(
+        "file {}, socket {}, process {}, thread {}, {variables} variables",
+        verdict(file),
+        verdict(socket),
+        verdict(process),
+        verdict(thread)
+    )
 }
 
 fn no_files_or_network() -> Result<RulesetStatus, landlock::RulesetError> {
