@@ -2,9 +2,8 @@
 
 use std::any::Any;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::api::problem::Problem;
@@ -16,12 +15,12 @@ use crate::telemetry;
 const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// Refuses what no route wants, and puts the headers on that every answer has.
-pub async fn guard(State(service): State<Service>, request: Request, next: Next) -> Response {
+pub async fn guard(service: &Service, request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let uri = request.uri().clone();
     let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match unacceptable(&request) {
         Some((status, message)) => face(&uri, status, message),
-        None => next.run(request).await,
+        None => next(request).await,
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response = method_not_allowed(&uri, &response);
@@ -111,7 +110,7 @@ pub async fn not_found(uri: Uri) -> Response {
 
 /// A handler panicked: the caller gets the usual 500, the log gets the reason.
 #[must_use]
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands over the box")]
+#[expect(clippy::needless_pass_by_value, reason = "whoever caught it hands over the box")]
 pub fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let reason = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(reason, request = telemetry::request_id(), "a handler panicked");

@@ -1,11 +1,14 @@
 //! Every route of the service, on one page. `docs/openapi.json` is made from the same handlers; a test holds the two together.
 
+use std::panic::AssertUnwindSafe;
+
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, Method, header};
-use axum::middleware;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{any, delete, get, post, put};
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt as _;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 
@@ -17,7 +20,7 @@ use crate::api::s3;
 use crate::serve::Service;
 use crate::{guard, health, pages, telemetry};
 
-/// All routes with all layers. The first layer is the innermost.
+/// All routes with all layers.
 pub fn router(service: Service) -> Router {
     let router = Router::new()
         // OpsPortal: images and files
@@ -76,25 +79,28 @@ pub fn router(service: Service) -> Router {
     } else {
         router
     };
-    router
-        .fallback(guard::not_found)
-        // Bodies are counted by intake, with limits of each route's own.
-        .layer(DefaultBodyLimit::disable())
-        .layer(cors(&service))
-        .layer(CatchPanicLayer::custom(guard::panicked))
-        .layer(middleware::from_fn_with_state(service.clone(), guard::guard))
-        .layer(middleware::from_fn_with_state(service.clone(), telemetry::observe))
-        .with_state(service)
+    let router = router.fallback(guard::not_found);
+    let router = if service.settings.server.cors_origins.is_empty() { router } else { router.layer(cors(&service)) };
+    // One layer for what surrounds every route: a request copies what lies within each.
+    router.layer(middleware::from_fn_with_state(service.clone(), surround)).with_state(service)
 }
 
-/// A fixed list of origins, none by default; an origin that isn't on it gets no header at all.
+/// From the outside in: the request is observed, guarded, and a panic over it is caught.
+async fn surround(State(service): State<Service>, matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    telemetry::observe(&service, matched.as_ref(), request, async |request| {
+        guard::guard(&service, request, async |request| {
+            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(guard::panicked)
+        })
+        .await
+    })
+    .await
+}
+
+/// A fixed list of origins; an origin that isn't on it gets no header that lets it in.
 fn cors(service: &Service) -> CorsLayer {
     let origins = service.settings.server.cors_origins.iter().filter_map(|origin| origin.0.parse().ok());
-    let layer = CorsLayer::new().allow_origin(AllowOrigin::list(origins));
-    if service.settings.server.cors_origins.is_empty() {
-        return layer;
-    }
-    layer
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +23,13 @@ use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
 use crate::{router, telemetry, tls};
 
-/// What handlers work with. Cheap to clone.
+/// What handlers work with. Cheap to clone: every request does, several times.
 #[derive(Clone)]
-pub struct Service {
+pub struct Service(Arc<Parts>);
+
+/// What a [`Service`] holds.
+#[derive(Clone)]
+pub struct Parts {
     /// The core.
     pub app: Arc<App>,
     /// Keys of tokens, ready for use.
@@ -39,6 +44,14 @@ pub struct Service {
     pub draining: Arc<AtomicBool>,
     /// What the demo shows; none otherwise.
     pub demo: Option<Arc<DemoPage>>,
+}
+
+impl Deref for Service {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Service {
@@ -66,7 +79,7 @@ impl Service {
     pub async fn open(settings: Settings, program: PathBuf) -> Result<Self, Error> {
         let provider = Provider::new(&settings.identity_provider)?.map(Arc::new);
         let app = App::open(options(&settings, program)).await?;
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             app,
             token_keys: Arc::default(),
             provider,
@@ -74,7 +87,13 @@ impl Service {
             metrics: telemetry::metrics_handle(),
             draining: Arc::default(),
             demo: None,
-        })
+        })))
+    }
+
+    /// The same service with the demo's page.
+    #[must_use]
+    pub fn with_demo(&self, demo: DemoPage) -> Self {
+        Self(Arc::new(Parts { demo: Some(Arc::new(demo)), ..Parts::clone(self) }))
     }
 
     /// Whether requests can be served now.
@@ -174,6 +193,7 @@ pub async fn start(service: Service) -> Result<Running, Error> {
     let router = router::router(service.clone());
     let accepting = tokio::spawn(listener::accept(listener, router, tls, Arc::clone(&service.settings), Arc::clone(&stop)));
     let background = tokio::spawn(Arc::clone(&service.app).run_in_background());
+    tokio::spawn(telemetry::keep_metrics_small(service.metrics.clone()));
     tokio::spawn(report_sandbox(Arc::clone(&service.app)));
     Ok(Running { address, service, accepting, stop, background })
 }

@@ -1,15 +1,18 @@
 //! Logs, metrics and the request id that ties an answer to its log lines.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::Instrument as _;
 use tracing_subscriber::EnvFilter;
+use uuid::Uuid;
 
 use crate::config::{LogFormat, Settings};
 use crate::serve::Service;
@@ -58,33 +61,84 @@ pub fn metrics_handle() -> PrometheusHandle {
         .clone()
 }
 
+/// Samples of histograms pile up until somebody takes them in; without a scraper nobody else does.
+const METRICS_TENDED_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the memory of metrics from growing with the number of requests, for as long as the process lives.
+pub async fn keep_metrics_small(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(METRICS_TENDED_EVERY).await;
+        metrics.run_upkeep();
+    }
+}
+
 /// Gives every request an id, one log line and its metrics.
-pub async fn observe(State(service): State<Service>, matched: Option<MatchedPath>, mut request: Request, next: Next) -> Response {
+pub async fn observe(
+    service: &Service,
+    matched: Option<&MatchedPath>,
+    mut request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let started = Instant::now();
-    let id = uuid::Uuid::now_v7().simple().to_string();
+    let id = Uuid::now_v7().simple().encode_lower(&mut Uuid::encode_buffer()).to_owned();
     let method = request.method().clone();
-    let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let address = crate::auth::address::of(request.headers(), request.extensions(), &service.settings.server.trusted_proxies);
     request.extensions_mut().insert(crate::auth::address::ClientAddress(address));
-    // The path is logged without its query, where tokens may stand.
-    let span = tracing::info_span!("request", id, %method, path = request.uri().path(), %address);
-    let mut response = CURRENT_REQUEST_ID.scope(id.clone(), next.run(request)).instrument(span.clone()).await;
+    let uri = request.uri().clone();
+    // Whatever is logged meanwhile carries the id. The rest of what there is to say of a request stands in its own line.
+    let span = tracing::info_span!("request", id);
+    let mut response = CURRENT_REQUEST_ID.scope(id.clone(), next(request)).instrument(span).await;
     let status = response.status().as_u16();
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    let seconds = started.elapsed().as_secs_f64();
+    count(matched.map_or("unmatched", MatchedPath::as_str), method_label(&method), status, seconds);
+    // The path is logged without its query, where tokens may stand.
+    tracing::info!(id, %method, path = uri.path(), %address, status, milliseconds = seconds * 1000.0, "answered");
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let labels = [("route", route), ("method", method_label(&method).to_owned()), ("status", status.to_string())];
-    metrics::counter!("imagewell_http_requests_total", &labels).increment(1);
-    metrics::histogram!("imagewell_http_request_seconds", &labels[..1]).record(seconds);
-    span.in_scope(|| tracing::info!(status, milliseconds = seconds * 1000.0, "answered"));
     response
 }
 
+/// The metrics of one kind of answer. Finding them by their labels takes longer than counting.
+struct Counted {
+    method: &'static str,
+    status: u16,
+    requests: metrics::Counter,
+    seconds: metrics::Histogram,
+}
+
+fn count(route: &str, method: &'static str, status: u16, seconds: f64) {
+    thread_local! {
+        static BY_ROUTE: RefCell<HashMap<String, Vec<Counted>>> = RefCell::default();
+    }
+    BY_ROUTE.with_borrow_mut(|by_route| {
+        let kinds = match by_route.get_mut(route) {
+            Some(kinds) => kinds,
+            None => by_route.entry(route.to_owned()).or_default(),
+        };
+        let known = kinds.iter().position(|kind| (kind.method, kind.status) == (method, status));
+        let known = known.unwrap_or_else(|| {
+            let labels = [("route", route.to_owned()), ("method", method.to_owned()), ("status", status.to_string())];
+            let requests = metrics::counter!("imagewell_http_requests_total", &labels);
+            let seconds = metrics::histogram!("imagewell_http_request_seconds", &labels[..1]);
+            kinds.push(Counted { method, status, requests, seconds });
+            kinds.len() - 1
+        });
+        kinds[known].requests.increment(1);
+        kinds[known].seconds.record(seconds);
+    });
+}
+
 /// Clients can make up methods; metrics must not grow with them.
-fn method_label(method: &Method) -> &str {
+fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
         _ => "other",
     }
 }

@@ -1,7 +1,6 @@
 //! A service that shows itself: sample accounts, one photograph uploaded through each API's front door, and what to try next.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -39,19 +38,19 @@ pub(super) async fn run(mut settings: Settings) -> Outcome {
         settings.service.data_dir = folder.path().to_path_buf();
     }
     let _lock = lock(&settings)?;
-    let mut service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     let sample = accounts(&service).await?;
     let router = router::router(service.clone());
     let (login, password) = (sample.users[0].0, sample.users[0].1.clone());
     let image = upload(&router, login, &password).await?;
     let file = upload_file(&router, &sample).await?;
-    service.demo = Some(Arc::new(DemoPage {
+    let service = service.with_demo(DemoPage {
         accounts: sample.users.clone(),
         images: vec![image.clone()],
         files: vec![BlobKey::from_stored(file)],
         app_key: APP_KEY,
         permission: PERMISSION,
-    }));
+    });
     let demo = service.demo.clone();
     until_signal(service, |url| {
         if let Some(demo) = demo {
