@@ -57,9 +57,9 @@ pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
     if let Some(image) = app.images.get(&id) {
         return Ok(image);
     }
-    app.images
-        .get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) })
-        .await
+    let read =
+        app.images.get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) });
+    Box::pin(read).await
 }
 
 /// Finds an image of any API, for whoever may see it: a caller by right, a stranger because it is public, or by a link, which `linked` is
@@ -116,18 +116,21 @@ pub async fn open(app: &App, version: &Version, range: Option<Range<u64>>) -> Re
     }
     let whole = range.is_none();
     let range = range.unwrap_or(0..version.size_bytes);
-    let chunks = app.storage.stream(&version.blob, range).await.map_err(|error| missing(version, error))?;
+    let chunks = Box::pin(app.storage.stream(&version.blob, range)).await.map_err(|error| missing(version, error))?;
     Ok(Body::Stream(if whole { verified(chunks, version.clone()) } else { chunks }))
 }
 
 /// Reads a small blob once, however many ask for it at the same time, and checks its digest.
 async fn small(app: &App, version: &Version) -> Result<Bytes, Error> {
-    app.blobs
-        .get_or_insert_async(&version.blob, async {
-            let bytes = app.storage.read(&version.blob).await.map_err(|error| missing(version, error))?;
-            if Digest(Sha256::digest(&bytes).into()) == version.digest { Ok(bytes) } else { Err(rotten(version)) }
-        })
-        .await
+    if let Some(bytes) = app.blobs.get(&version.blob) {
+        return Ok(bytes);
+    }
+    let read = app.blobs.get_or_insert_async(&version.blob, async {
+        let bytes = app.storage.read(&version.blob).await.map_err(|error| missing(version, error))?;
+        if Digest(Sha256::digest(&bytes).into()) == version.digest { Ok(bytes) } else { Err(rotten(version)) }
+    });
+    // Boxed, as everything that warm reads don't need: a future is moved through every layer around it.
+    Box::pin(read).await
 }
 
 /// Passes chunks on one behind, so that the last one leaves only when the digest is right.

@@ -87,7 +87,7 @@ impl Secret {
 
 /// In lower case, as tills send it (RFC 1321).
 fn md5_hex(text: &str) -> String {
-    Md5::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Md5::digest(text.as_bytes()))
 }
 
 /// An account with exactly these roles.

@@ -10,6 +10,7 @@ mod health;
 mod intake;
 pub mod links;
 mod listener;
+mod log_lines;
 mod multipart;
 pub mod pages;
 pub mod router;

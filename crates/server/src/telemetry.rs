@@ -3,18 +3,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use bytes::Bytes;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tracing::Instrument as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Format;
 use uuid::Uuid;
 
 use crate::config::{LogFormat, Settings};
+use crate::log_lines::{JsonLines, TextLines};
 use crate::serve::Service;
 
 /// On every answer.
@@ -30,6 +31,11 @@ pub fn request_id() -> String {
     CURRENT_REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
 }
 
+/// Does something with the id of the request that this task answers, if it answers one.
+pub(crate) fn with_request_id<T>(work: impl FnOnce(&str) -> T) -> Option<T> {
+    CURRENT_REQUEST_ID.try_with(|id| work(id)).ok()
+}
+
 /// Sends log lines to standard error. Called once.
 pub fn init_logs(settings: &Settings) {
     let json = match settings.service.log_format {
@@ -40,7 +46,7 @@ pub fn init_logs(settings: &Settings) {
     let filter = EnvFilter::new(&settings.service.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, in tests, keeps the first subscriber.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    let _ = if json { builder.event_format(JsonLines).try_init() } else { builder.event_format(TextLines(Format::default())).try_init() };
 }
 
 /// The process-wide recorder of metrics.
@@ -80,23 +86,36 @@ pub async fn observe(
     next: impl AsyncFnOnce(Request) -> Response,
 ) -> Response {
     let started = Instant::now();
-    let id = Uuid::now_v7().simple().encode_lower(&mut Uuid::encode_buffer()).to_owned();
+    let id = request_id_now();
     let method = request.method().clone();
     let address = crate::auth::address::of(request.headers(), request.extensions(), &service.settings.server.trusted_proxies);
     request.extensions_mut().insert(crate::auth::address::ClientAddress(address));
     let uri = request.uri().clone();
-    // Whatever is logged meanwhile carries the id. The rest of what there is to say of a request stands in its own line.
-    let span = tracing::info_span!("request", id);
-    let mut response = CURRENT_REQUEST_ID.scope(id.clone(), next(request)).instrument(span).await;
-    let status = response.status().as_u16();
-    let seconds = started.elapsed().as_secs_f64();
-    count(matched.map_or("unmatched", MatchedPath::as_str), method_label(&method), status, seconds);
-    // The path is logged without its query, where tokens may stand.
-    tracing::info!(id, %method, path = uri.path(), %address, status, milliseconds = seconds * 1000.0, "answered");
+    let answered = async {
+        let response = next(request).await;
+        let status = response.status().as_u16();
+        let seconds = started.elapsed().as_secs_f64();
+        count(matched.map_or("unmatched", MatchedPath::as_str), method_label(&method), status, seconds);
+        // The path is logged without its query, where tokens may stand.
+        tracing::info!(method = method.as_str(), path = uri.path(), %address, status, milliseconds = seconds * 1000.0, "answered");
+        response
+    };
+    // Whatever is logged meanwhile carries the id.
+    let mut response = CURRENT_REQUEST_ID.scope(id.clone(), answered).await;
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Sorts by time. It only tells requests apart, so it needs no bits from the operating system.
+fn request_id_now() -> String {
+    let milliseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let milliseconds = u64::try_from(milliseconds).unwrap_or_default();
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let id = uuid::Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid();
+    id.simple().encode_lower(&mut Uuid::encode_buffer()).to_owned()
 }
 
 /// The metrics of one kind of answer. Finding them by their labels takes longer than counting.

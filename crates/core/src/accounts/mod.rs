@@ -182,7 +182,7 @@ impl Accounts {
         let hash = token.hash();
         let live = match self.sessions.get(&hash) {
             Some(live) => live,
-            None => match self.load(hash).await? {
+            None => match Box::pin(self.load(hash)).await? {
                 Some(live) => live,
                 None => return Ok(None),
             },

@@ -26,7 +26,7 @@ impl SessionToken {
     /// For the cookie.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        super::version::hex(&self.0)
+        hex::encode(self.0)
     }
 
     /// The secret itself, as key material for what must be bound to the session.
@@ -56,6 +56,6 @@ impl SessionTokenHash {
     /// As stored.
     #[must_use]
     pub fn to_hex(self) -> String {
-        super::version::hex(&self.0)
+        hex::encode(self.0)
     }
 }

@@ -17,7 +17,7 @@ const RANDOM_DIGITS: usize = 32;
 pub fn issue(session: &SessionToken) -> Result<String, Error> {
     let mut random = [0_u8; RANDOM_DIGITS / 2];
     getrandom::fill(&mut random).map_err(|error| Error::internal("random bytes", &error))?;
-    let random = hex(&random);
+    let random = hex::encode(random);
     Ok(format!("{}.{random}", mac(session, &random)))
 }
 
@@ -36,11 +36,7 @@ fn mac(session: &SessionToken, random: &str) -> String {
     let mut mac =
         <Hmac<Sha256>>::new_from_slice(session.secret()).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
     mac.update(format!("imagewell csrf!{}!{session_id}!{}!{random}", session_id.len(), random.len()).as_bytes());
-    hex(&mac.finalize().into_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(mac.finalize().into_bytes())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::str::FromStr as _;
 
-use axum::http::{Method, header};
+use axum::http::{HeaderName, Method, header};
 use headers::{ETag, HeaderMapExt as _, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified};
 use http_range_header::{EndPosition, StartPosition, SyntacticallyCorrectRange, parse_range_header};
 
@@ -17,9 +17,22 @@ pub(super) enum Verdict {
     RangeNotSatisfiable,
 }
 
+/// Without any of these all of it is wanted.
+const CONDITIONS: [HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
+
 /// Follows the order of RFC 9110 §13.2.2. A request for several ranges gets the whole, as §14.2 allows.
 pub(super) fn judge(asked: &Asked<'_>, what: &Representation) -> Verdict {
     let headers = asked.headers;
+    if !CONDITIONS.iter().any(|name| headers.contains_key(name)) {
+        return Verdict::Whole;
+    }
     let Ok(etag) = ETag::from_str(&format!("\"{}\"", what.etag)) else { return Verdict::Whole };
     if let Some(condition) = headers.typed_get::<IfMatch>() {
         if !condition.precondition_passes(&etag) {

@@ -33,18 +33,22 @@ pub fn attachment(name: &str) -> HeaderValue {
 }
 
 fn disposition(kind: &'static str, name: &str) -> HeaderValue {
-    let ascii: String = name.chars().map(|character| if is_plain(character) { character } else { '_' }).collect();
-    let mut text = format!("{kind}; filename=\"{ascii}\"");
-    if ascii != name {
-        text.push_str("; filename*=UTF-8''");
+    let mut text = String::with_capacity(name.len() + 32);
+    text.extend([kind, "; filename=\""]);
+    if name.chars().all(is_plain) {
+        text.extend([name, "\""]);
+    } else {
+        text.extend(name.chars().map(|character| if is_plain(character) { character } else { '_' }));
+        text.push_str("\"; filename*=UTF-8''");
         text.extend(utf8_percent_encode(name, ATTR_CHAR));
     }
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(kind))
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(kind))
 }
 
 /// Stands in a quoted string without escaping and means nothing to any file system.
 fn is_plain(character: char) -> bool {
-    character.is_ascii_alphanumeric() || " !#$&'()+,-.;=@[]^_`{}~".contains(character)
+    let is_mark = |byte: u8| b" !#$&'()+,-.;=@[]^_`{}~".contains(&byte);
+    character.is_ascii_alphanumeric() || u8::try_from(character).is_ok_and(is_mark)
 }
 
 /// A client's name for a file, made harmless: the last path segment, without control and bidirectional characters, cut to 255

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::TryStreamExt as _;
 use imagewell_core::fetch::Body as Content;
@@ -26,6 +26,11 @@ pub const INERT_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'no
 
 /// A year, and no questions (RFC 9111 §5.2.2, RFC 8246).
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Headers of an answer with bytes: the map need not grow while they are set.
+const HEADERS_EXPECTED: usize = 16;
 
 /// What is about to be sent.
 pub struct Representation {
@@ -121,12 +126,13 @@ where
     let has_body = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if has_body {
         set(&mut response, header::CONTENT_TYPE, &what.content_type);
-        set(&mut response, header::ACCEPT_RANGES, "bytes");
+        response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         response.headers_mut().insert(header::CONTENT_DISPOSITION, what.disposition.clone());
     }
-    set(&mut response, header::ETAG, &format!("\"{}\"", what.etag));
-    set(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(what.modified));
-    set(&mut response, header::CONTENT_SECURITY_POLICY, INERT_POLICY);
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, value(["\"", &what.etag, "\""].concat()));
+    headers.insert(header::LAST_MODIFIED, value(httpdate::fmt_http_date(what.modified)));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(INERT_POLICY));
     address(service, &mut response, what.audience);
     Ok(response)
 }
@@ -138,12 +144,13 @@ fn address(service: &Service, response: &mut Response, audience: Audience) {
         Audience::Members => (private_caching(service), delivery.cross_origin_resource_policy),
         Audience::LinkHolders => (private_caching(service), ResourcePolicy::CrossOrigin),
         Audience::Everybody => (public_caching(service), ResourcePolicy::CrossOrigin),
-        Audience::EverybodyForEver => (FOR_EVER.to_owned(), ResourcePolicy::CrossOrigin),
+        Audience::EverybodyForEver => (HeaderValue::from_static(FOR_EVER), ResourcePolicy::CrossOrigin),
     };
-    set(response, header::CACHE_CONTROL, &caching);
-    set(response, header::HeaderName::from_static("cross-origin-resource-policy"), policy.as_str());
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, caching);
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static(policy.as_str()));
     if audience == Audience::LinkHolders {
-        set(response, header::REFERRER_POLICY, "no-referrer");
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
 }
 
@@ -152,25 +159,32 @@ where
     O: AsyncFnOnce(Option<Range<u64>>) -> Result<Body, Error>,
 {
     let body = if asked.method == Method::HEAD { Body::empty() } else { open(range).await? };
-    let mut response = (status, body).into_response();
-    set(&mut response, header::CONTENT_LENGTH, &len.to_string());
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().reserve(HEADERS_EXPECTED);
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
     Ok(response)
 }
 
-fn private_caching(service: &Service) -> String {
+fn private_caching(service: &Service) -> HeaderValue {
     match service.settings.delivery.private_max_age_seconds {
-        0 => "private, no-cache".to_owned(),
-        seconds => format!("private, max-age={seconds}"),
+        0 => HeaderValue::from_static("private, no-cache"),
+        seconds => value(format!("private, max-age={seconds}")),
     }
 }
 
-fn public_caching(service: &Service) -> String {
+fn public_caching(service: &Service) -> HeaderValue {
     let delivery = &service.settings.delivery;
-    format!("public, max-age={}, stale-while-revalidate={}", delivery.public_max_age_seconds, delivery.public_stale_seconds)
+    value(format!("public, max-age={}, stale-while-revalidate={}", delivery.public_max_age_seconds, delivery.public_stale_seconds))
+}
+
+/// Text of ours, without a copy.
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Sets a header from text of ours; text that no header can hold leaves it out.
-pub fn set(response: &mut Response, name: header::HeaderName, value: &str) {
+pub fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

@@ -44,7 +44,7 @@ pub async fn image(State(service): State<Service>, path: ReadPath, method: Metho
     if service.settings.opsportal.serve_upright && carries_metadata(&image) {
         let stem = image.id.to_string();
         let upright = Transform::of(Fit::Original);
-        return Ok(delivery::rendering(&service, &asked, &image, &upright, &stem, Audience::Members).await?);
+        return Ok(Box::pin(delivery::rendering(&service, &asked, &image, &upright, &stem, Audience::Members)).await?);
     }
     let version = &image.version;
     let disposition = delivery::inline(&format!("{}.{}", image.id, extension(&image)));
