@@ -111,6 +111,7 @@ pub struct App {
     pub(crate) variant_uses: Uses,
     pub(crate) looks: Looks,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
+    pub(crate) blob_owners: Cache<BlobKey, ImageId>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
     pub(crate) options: Options,
 }
@@ -150,6 +151,7 @@ impl App {
             variant_uses: Uses::default(),
             looks: Looks::default(),
             images: Cache::new(options.image_cache_max),
+            blob_owners: Cache::new(options.image_cache_max),
             blobs: Cache::with_weighter(blobs_expected, options.blob_cache_bytes_max, BlobWeight),
             database,
             storage,

@@ -57,8 +57,9 @@ pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
     if let Some(image) = app.images.get(&id) {
         return Ok(image);
     }
-    let read =
-        app.images.get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) });
+    let read = app
+        .images
+        .get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) });
     Box::pin(read).await
 }
 
@@ -94,12 +95,25 @@ pub async fn find_any(
 /// # Errors
 /// [`Error::Forbidden`] when it is neither public nor linked to, or isn't there: strangers can't tell; with a link that is
 /// [`Error::NotFound`].
-pub async fn find_as_visitor(app: &App, key: &BlobKey, link: Option<&access::Link>) -> Result<Image, Error> {
-    match db::images::find_by_blob(&app.database, key).await? {
+pub async fn find_as_visitor(app: &App, key: &BlobKey, link: Option<&access::Link>) -> Result<Arc<Image>, Error> {
+    match Box::pin(by_blob(app, key)).await? {
         Some(image) => access::check_visitor(&image, link).map(|()| image),
         None if link.is_some_and(|link| link.0 == *key) => Err(Error::NotFound),
         None => Err(Error::Forbidden),
     }
+}
+
+/// The image with the version that these bytes are. Whose they are never changes, so a warm newest version touches no database.
+async fn by_blob(app: &App, key: &BlobKey) -> Result<Option<Arc<Image>>, Error> {
+    if let Some(id) = app.blob_owners.get(key)
+        && let Ok(image) = by_id(app, id).await
+        && image.version.blob == *key
+    {
+        return Ok(Some(image));
+    }
+    let Some(image) = db::images::find_by_blob(&app.database, key).await? else { return Ok(None) };
+    app.blob_owners.insert(key.clone(), image.id);
+    Ok(Some(Arc::new(image)))
 }
 
 /// Opens a version's bytes, all of them or a range.

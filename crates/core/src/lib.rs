@@ -9,6 +9,7 @@ mod admission;
 pub mod app;
 pub mod avatars;
 mod db;
+pub mod durable;
 mod error;
 pub mod fetch;
 pub mod files;

@@ -19,6 +19,7 @@ pub const HEAD_BYTES: usize = 32 * 1024;
 /// Takes chunks.
 #[derive(Debug)]
 pub struct Spool {
+    /// The first bytes, once they are in the file.
     head: Vec<u8>,
     buffer: Vec<u8>,
     file: Option<Arc<File>>,
@@ -62,6 +63,16 @@ impl Spool {
         Self { head, buffer, file: None, flushed: 0, hasher: Sha256::new(), memory_bytes_max, bytes_max, folder }
     }
 
+    /// Makes room for as many bytes as are announced, within what may be held in memory.
+    #[must_use]
+    pub fn expecting(mut self, bytes: u64) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if bytes <= self.memory_bytes_max {
+            self.buffer.reserve_exact(bytes);
+        }
+        self
+    }
+
     /// How many bytes came so far.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -77,7 +88,7 @@ impl Spool {
     /// The first bytes, up to [`HEAD_BYTES`], wherever the rest has gone.
     #[must_use]
     pub fn head(&self) -> &[u8] {
-        &self.head
+        if self.file.is_some() { &self.head } else { &self.buffer[..self.buffer.len().min(HEAD_BYTES)] }
     }
 
     /// Takes a chunk.
@@ -89,7 +100,6 @@ impl Spool {
             return Err(Error::TooLarge { bytes_max: self.bytes_max });
         }
         self.hasher.update(chunk);
-        self.head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - self.head.len())]);
         self.buffer.extend_from_slice(chunk);
         if self.buffer.len() > self.memory_bytes_max {
             self.flush().await?;
@@ -98,6 +108,9 @@ impl Spool {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
+        if self.file.is_none() {
+            self.head = self.head().to_vec();
+        }
         let buffer = std::mem::take(&mut self.buffer);
         let (file, folder, offset) = (self.file.clone(), self.folder.clone(), self.flushed);
         let written = tokio::task::spawn_blocking(move || {

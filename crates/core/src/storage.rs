@@ -1,11 +1,12 @@
 //! Blobs on the local disk, and the only place that knows paths.
 //!
-//! A put is durable when it returns: bytes go to a staging file, which is synced, renamed to its key, and every directory that
-//! changed is synced too (`object_store` with fsync on). Failed deletes and staging leftovers are harmless; `sweep` takes them.
+//! A put is durable when it returns. A blob is written, or what was spooled gets its name, and file and directory are synced
+//! (see [`crate::durable`]): its key is fresh, and nobody looks for it before its row is there. A rendering's key may be known, so
+//! its bytes go to a staging file first, which is synced and renamed (`object_store` with fsync on). Failed deletes and what a
+//! crash leaves are harmless; `sweep` takes them.
 
 use std::error::Error as StdError;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,7 @@ use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use crate::Error;
+use crate::durable::{Folders, make_folder};
 use crate::halt::Halt;
 use crate::model::{BlobKey, Timestamp};
 use crate::spool::Content;
@@ -31,6 +33,7 @@ const VARIANTS: &str = "variants";
 #[derive(Debug)]
 pub struct Storage {
     store: Arc<LocalFileSystem>,
+    folders: Arc<Folders>,
     root: PathBuf,
     spool: PathBuf,
     halt: Arc<Halt>,
@@ -71,7 +74,7 @@ impl Storage {
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?
             .with_fsync(true);
-        Ok(Self { store: Arc::new(store), root, spool, halt, free_bytes_min, free_inodes_min })
+        Ok(Self { store: Arc::new(store), folders: Arc::default(), root, spool, halt, free_bytes_min, free_inodes_min })
     }
 
     /// Where uploads too large for memory wait, as files without a name.
@@ -92,17 +95,37 @@ impl Storage {
         if free_bytes < self.free_bytes_min.saturating_add(incoming_bytes) || !inodes_left { Err(Error::NoSpace) } else { Ok(()) }
     }
 
-    /// Stores bytes durably under a fresh key.
+    /// Stores bytes durably under a fresh key, which nobody knows before this returns.
     ///
     /// # Errors
     /// [`Error::NoSpace`]; any other failure of a write or sync trips the halt.
     pub async fn put(&self, key: &BlobKey, content: &Content) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
-        let stored = match content {
-            Content::Memory(bytes) => self.store.put(&path, PutPayload::from_bytes(bytes.clone())).await.map(|_| ()),
-            Content::File { .. } => self.put_in_parts(&path, content).await,
-        };
-        stored.map_err(|error| self.put_failed(&error))
+        let file = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
+        let (folders, whole) = (Arc::clone(&self.folders), content.clone());
+        let written = tokio::task::spawn_blocking(move || match whole {
+            Content::Memory(bytes) => folders.write_new(&file, &bytes),
+            Content::File { file: unnamed, .. } => folders.name_file(&unnamed, &file),
+        })
+        .await
+        .map_err(|error| Error::internal("storing a blob", &error))?;
+        match (written, content) {
+            (Ok(()), _) => Ok(()),
+            // The spool stands on another file system, or its files are of a kind that can't get a name: then a copy does it.
+            (Err(error), Content::File { .. }) if is_unnameable(&error) => {
+                self.put_in_parts(&path, content).await.map_err(|error| self.put_failed(&error))
+            }
+            (Err(error), _) => Err(self.put_failed(&generic(error))),
+        }
+    }
+
+    /// Stores bytes durably under a key that may be known already; nobody ever sees half of them.
+    ///
+    /// # Errors
+    /// As [`Storage::put`].
+    pub async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
+        let path = StorePath::from(key.as_str());
+        self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|error| self.put_failed(&error))
     }
 
     async fn put_in_parts(&self, path: &StorePath, content: &Content) -> object_store::Result<()> {
@@ -265,7 +288,7 @@ impl Storage {
     pub async fn probe(&self) -> Result<(), Error> {
         self.check_space(0)?;
         let key = BlobKey::from_stored(format!("{VARIANTS}/probe-{}", uuid::Uuid::now_v7()));
-        self.put(&key, &Content::Memory(Bytes::from_static(b"probe"))).await?;
+        self.replace(&key, Bytes::from_static(b"probe")).await?;
         let read = self.read(&key).await;
         self.delete(&key).await?;
         if read? == "probe" { Ok(()) } else { Err(Error::Internal { detail: "the store gave back other bytes".into() }) }
@@ -294,30 +317,9 @@ fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, 
     Ok(())
 }
 
-/// Makes a folder that survives a power cut and that nobody but its owner can look into.
-///
-/// # Errors
-/// When it can't be made or synced.
-pub fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.as_os_str().is_empty() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    sync_upwards(folder)
-}
-
-/// Syncs a folder and those above it: whichever were just made must survive too.
-fn sync_upwards(folder: &Path) -> io::Result<()> {
-    let folder = folder.canonicalize()?;
-    for folder in folder.ancestors() {
-        match std::fs::File::open(folder) {
-            Ok(file) => file.sync_all()?,
-            // A folder that we may not even open was not made by us.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// EXDEV and ENOENT of linkat(2).
+fn is_unnameable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::NotFound)
 }
 
 fn generic(error: io::Error) -> object_store::Error {

@@ -1,5 +1,7 @@
 //! The straight line of an upload: cheap refusals → bytes counted and hashed → inspected → blob synced → row committed.
 
+use std::io::{BufReader, Cursor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,9 @@ use crate::model::{
 };
 use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
 use crate::{Error, access, db};
+
+/// Bytes of a file that are read at a time to inspect it.
+const INSPECTED_BYTES: usize = 64 * 1024;
 
 /// An upload waits this long for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -112,6 +117,8 @@ pub struct Request {
     pub target: Target,
     /// An upload of this size is already refused.
     pub bytes_max: u64,
+    /// How many bytes the client says are coming, around the file or in all; 0 when it doesn't say.
+    pub bytes_announced: u64,
     /// What kind of bytes.
     pub accept: Accept,
 }
@@ -171,7 +178,8 @@ impl Admitted {
         S: Stream<Item = Result<Bytes, Error>> + Unpin,
     {
         let Self { app, request, permit } = self;
-        let mut spool = Spool::new(app.storage.spool_folder(), app.options.upload_memory_bytes_max, request.bytes_max);
+        let mut spool = Spool::new(app.storage.spool_folder(), app.options.upload_memory_bytes_max, request.bytes_max)
+            .expecting(request.bytes_announced);
         let mut head_judged = !request.accept.inspects();
         while let Some(chunk) = chunks.next().await {
             spool.write(&chunk?).await?;
@@ -208,13 +216,21 @@ async fn is_drawing(app: &App, request: &Request, head: &[u8]) -> Result<bool, E
     Ok(request.accept.inspects() && is_svg(head) && db::accounts::accepts_svg(&app.database, request.actor.org).await?)
 }
 
-/// Inspects in place when the bytes are in memory, else on a blocking thread.
+/// Inspects at once what is in memory, which takes microseconds, and on a blocking thread what has to be read.
 async fn inspect_content(content: &Content, limits: Limits) -> Result<Facts, Error> {
-    let reader = content.reader();
-    let inspection = move || inspect(reader, &limits);
-    let facts = tokio::task::spawn_blocking(inspection).await.map_err(|error| {
+    let inspected = match content {
+        // Except for JPEG XL, whose headers are a little language.
+        Content::Memory(bytes) if Format::sniff(bytes).ok() != Some(Format::Jxl) => {
+            catch_unwind(AssertUnwindSafe(|| inspect(Cursor::new(bytes), &limits))).map_err(|_| None)
+        }
+        _ => {
+            let reader = BufReader::with_capacity(INSPECTED_BYTES, content.reader());
+            tokio::task::spawn_blocking(move || inspect(reader, &limits)).await.map_err(Some)
+        }
+    };
+    let facts = inspected.map_err(|error| {
         // A panic over hostile bytes is a fault of ours, but the caller's file is what must change.
-        tracing::error!(%error, "inspecting an image panicked");
+        tracing::error!(?error, "inspecting an image panicked");
         Error::invalid("the image can't be read")
     })?;
     Ok(facts?)
@@ -230,24 +246,7 @@ impl Received {
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
         app.storage.put(&image.version.blob, &spooled.content).await?;
-        let (row, target) = (image.clone(), request.target.clone());
-        let committed = app
-            .database
-            .write(move |connection| {
-                Box::pin(async move {
-                    match target {
-                        Target::Name { .. } => db::files::add_version(connection, row).await.map(|row| (row, None)),
-                        Target::Application { .. } => db::images::insert(connection, &row).await.map(|()| (row, None)),
-                        Target::Ticket { lifetime, numbers } => {
-                            let expires = row.created.plus(lifetime);
-                            let ticket = db::tickets::add(connection, &row, numbers, expires).await?;
-                            Ok((row, Some(ticket)))
-                        }
-                    }
-                })
-            })
-            .await;
-        let (image, ticket) = match committed {
+        let (image, ticket) = match commit(&app, image.clone(), request.target).await {
             Ok(stored) => stored,
             Err(error) => {
                 discard(&app, &image, &error).await;
@@ -327,6 +326,44 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
         }
     }
     image
+}
+
+/// The row, in a commit that it shares. What it says of itself may change with it: its number, and the identity of its name.
+async fn commit(app: &App, row: Image, target: Target) -> Result<(Image, Option<TicketNumber>), Error> {
+    match target {
+        Target::Application { id: None, .. } => {
+            app.database
+                .write_unrefusable(move |connection| {
+                    Box::pin(async move { db::images::insert(connection, &row).await.map(|()| (row, None)) })
+                })
+                .await
+        }
+        Target::Application { id: Some(_), .. } => {
+            app.database
+                .write(move |connection| {
+                    Box::pin(async move { db::images::insert(connection, &row).await.map(|()| (row, None)) })
+                })
+                .await
+        }
+        Target::Name { .. } => {
+            app.database
+                .write(move |connection| {
+                    Box::pin(async move { db::files::add_version(connection, row).await.map(|row| (row, None)) })
+                })
+                .await
+        }
+        Target::Ticket { lifetime, numbers } => {
+            let expires = row.created.plus(lifetime);
+            app.database
+                .write(move |connection| {
+                    Box::pin(async move {
+                        let ticket = db::tickets::add(connection, &row, numbers, expires).await?;
+                        Ok((row, Some(ticket)))
+                    })
+                })
+                .await
+        }
+    }
 }
 
 /// The row was refused, so the blob has no owner. When the commit's fate is unknown the blob stays for `sweep` to judge.

@@ -124,7 +124,7 @@ async fn keep(app: &App, key: &BlobKey, version: &BlobKey, bytes: &Bytes) -> Res
     if len > app.options.variant_bytes_max || app.storage.check_space(len).is_err() {
         return Ok(());
     }
-    app.storage.put(key, &Content::Memory(bytes.clone())).await?;
+    app.storage.replace(key, bytes.clone()).await?;
     let (row, version) = (key.clone(), version.clone());
     let kept = app
         .database

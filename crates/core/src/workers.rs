@@ -13,6 +13,7 @@ use bytes::Bytes;
 use imagewell_imaging::look::Look;
 use imagewell_imaging::transform::Transform;
 use imagewell_imaging::{Facts, Format, Limits};
+use rustix::process::{Pid, setpriority_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -61,6 +62,18 @@ pub struct WorkerLimits {
     pub images: Limits,
 }
 
+/// Who waits for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// A caller.
+    Awaited,
+    /// Nobody: it is done with what uploads, reads and callers' renderings leave of the processors.
+    Background,
+}
+
+/// How nice workers of the background are: they get a tenth of what others get where both want it (sched(7)).
+const BACKGROUND_NICENESS: i32 = 10;
+
 /// Starts worker processes and hands them work.
 #[derive(Debug)]
 pub struct Workers {
@@ -76,6 +89,7 @@ struct Worker {
     child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
+    urgency: Urgency,
     jobs: u32,
     idle_since: Instant,
 }
@@ -122,15 +136,15 @@ impl Workers {
         transform: &Transform,
     ) -> Result<Bytes, Error> {
         let frames = if transform.animate { frames_bytes(facts, &self.limits.images) } else { 0 };
-        self.job(org, source, facts, frames, &transform.to_string()).await
+        self.job(org, source, facts, frames, &transform.to_string(), Urgency::Awaited).await
     }
 
-    /// Looks at an image from afar.
+    /// Looks at an image from afar, when nobody needs the processors for anything else.
     ///
     /// # Errors
     /// As [`Workers::render`].
     pub async fn look(&self, org: OrgId, source: &Content, facts: Option<&Facts>) -> Result<Look, Error> {
-        let answer = self.job(org, source, facts, 0, JOB_LOOK).await?;
+        let answer = self.job(org, source, facts, 0, JOB_LOOK, Urgency::Background).await?;
         let look = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
         look.ok_or_else(|| Error::Internal { detail: "a worker's answer makes no sense".into() })
     }
@@ -140,7 +154,7 @@ impl Workers {
     /// # Errors
     /// As [`Workers::render`].
     pub async fn rasterise(&self, org: OrgId, source: &Content) -> Result<Bytes, Error> {
-        self.job(org, source, None, DRAWING_BYTES, JOB_RASTERISE).await
+        self.job(org, source, None, DRAWING_BYTES, JOB_RASTERISE, Urgency::Awaited).await
     }
 
     async fn job(
@@ -150,16 +164,17 @@ impl Workers {
         facts: Option<&Facts>,
         extra_bytes: u64,
         job: &str,
+        urgency: Urgency,
     ) -> Result<Bytes, Error> {
         let bytes = estimate(source, facts) + extra_bytes;
         let _turn = self.admission.turn(org, mib(bytes)).await.inspect_err(|_| {
             metrics::counter!("imagewell_renderings_refused_total").increment(1);
         })?;
-        let mut worker = self.take_idle().map_or_else(|| self.start(), Ok)?;
+        let mut worker = self.take_idle(urgency).map_or_else(|| self.start(urgency), Ok)?;
         let mut outcome = self.work(&mut worker, source, job).await;
         if matches!(outcome, Err(Failed::Died)) && worker.jobs > 0 {
             // It may have been an earlier picture that ended it.
-            worker = self.start()?;
+            worker = self.start(urgency)?;
             outcome = self.work(&mut worker, source, job).await;
         }
         match outcome {
@@ -191,11 +206,14 @@ impl Workers {
         before - idle.len()
     }
 
-    fn take_idle(&self) -> Option<Worker> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// Workers don't change sides: without a privilege nobody becomes less nice again.
+    fn take_idle(&self, urgency: Urgency) -> Option<Worker> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = idle.iter().rposition(|worker| worker.urgency == urgency)?;
+        Some(idle.swap_remove(last))
     }
 
-    fn start(&self) -> Result<Worker, Error> {
+    fn start(&self, urgency: Urgency) -> Result<Worker, Error> {
         let mut child = Command::new(&self.program)
             .args(["render-worker", "serve", &self.limits.images.to_string()])
             .env_clear()
@@ -208,11 +226,22 @@ impl Workers {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Internal { detail: "a worker has no pipes".into() });
         };
-        Ok(Worker { child, stdin, stdout, jobs: 0, idle_since: Instant::now() })
+        if urgency == Urgency::Background
+            && let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+        {
+            // Where it is not allowed, looking costs others a little more.
+            let _ = setpriority_process(Some(pid), BACKGROUND_NICENESS);
+        }
+        Ok(Worker { child, stdin, stdout, urgency, jobs: 0, idle_since: Instant::now() })
     }
 
     async fn work(&self, worker: &mut Worker, source: &Content, job: &str) -> Result<(u8, Bytes), Failed> {
-        let outcome = tokio::time::timeout(self.limits.time_max, worker.talk(source, job)).await;
+        // What others leave may be little.
+        let patience = match worker.urgency {
+            Urgency::Awaited => self.limits.time_max,
+            Urgency::Background => self.limits.time_max.saturating_mul(BACKGROUND_NICENESS.unsigned_abs()),
+        };
+        let outcome = tokio::time::timeout(patience, worker.talk(source, job)).await;
         if !matches!(outcome, Ok(Ok(_))) {
             let _ = worker.child.start_kill();
         }

@@ -21,7 +21,11 @@ const SOURCE_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[must_use]
 pub fn is_svg(head: &[u8]) -> bool {
     let head = &head[..head.len().min(SNIFF_BYTES)];
-    let text = String::from_utf8_lossy(head).trim_start_matches('\u{FEFF}').trim_start().to_ascii_lowercase();
+    let marked = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
+    if !marked.starts_with(b"<") {
+        return false;
+    }
+    let text = String::from_utf8_lossy(marked).to_ascii_lowercase();
     text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg")) || text.starts_with("<!doctype svg")
 }
 

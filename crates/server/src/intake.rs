@@ -25,16 +25,14 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 const OVERLONG_CHUNK_BYTES: u64 = 64 * 1024;
 
 /// Refuses a declared length that can't be kept within the limit, before anything is read. `overhead` is what the body may be
-/// longer than its file.
+/// longer than its file. Says how many bytes are declared; 0 when none are.
 ///
 /// # Errors
 /// [`Error::TooLarge`].
-pub fn check_declared_length(headers: &HeaderMap, bytes_max: u64, overhead: u64) -> Result<(), Error> {
+pub fn check_declared_length(headers: &HeaderMap, bytes_max: u64, overhead: u64) -> Result<u64, Error> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|declared| declared >= bytes_max.saturating_add(overhead)) {
-        return Err(Error::TooLarge { bytes_max });
-    }
-    Ok(())
+    let declared = declared.unwrap_or_default();
+    if declared >= bytes_max.saturating_add(overhead) { Err(Error::TooLarge { bytes_max }) } else { Ok(declared) }
 }
 
 /// How slowly a body may come.

@@ -1,5 +1,6 @@
 //! imagewell's outside: HTTP, the command line and settings. The service itself is in `imagewell-core`.
 
+mod allocator;
 pub mod api;
 pub mod auth;
 pub mod cli;

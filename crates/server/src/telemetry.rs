@@ -46,7 +46,11 @@ pub fn init_logs(settings: &Settings) {
     let filter = EnvFilter::new(&settings.service.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, in tests, keeps the first subscriber.
-    let _ = if json { builder.event_format(JsonLines).try_init() } else { builder.event_format(TextLines(Format::default())).try_init() };
+    let _ = if json {
+        builder.event_format(JsonLines).try_init()
+    } else {
+        builder.event_format(TextLines(Format::default())).try_init()
+    };
 }
 
 /// The process-wide recorder of metrics.

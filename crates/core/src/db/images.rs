@@ -1,6 +1,8 @@
 use imagewell_imaging::transform::Crop;
 use imagewell_imaging::{Facts, Format, Orientation};
-use sqlx::FromRow;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{FromRow, Sqlite};
 
 use super::{Connection, Database, read_failed, statements, write_failed};
 use crate::Error;
@@ -23,12 +25,25 @@ macro_rules! select_image {
 }
 pub(super) use select_image;
 
+/// A version of the image that the first value names.
+macro_rules! into_versions {
+    ($values:literal) => {
+        concat!(
+            "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, file_name, format, width, height, \
+             frames, orientation, created_by, attribution_entity_type, attribution_code, created_us) VALUES ",
+            $values
+        )
+    };
+}
+
 statements! {
-    INSERT_IMAGE = "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    INSERT_VERSION = "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, file_name, \
-        format, width, height, frames, orientation, created_by, attribution_entity_type, attribution_code, created_us) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+    /// Both at once: a statement more is a turn more of the thread that SQLite runs on.
+    INSERT_IMAGE_WITH_VERSION = concat!(
+        "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9); ",
+        into_versions!("($1, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)")
+    );
+    INSERT_VERSION = into_versions!("($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
     FIND = select_image!("WHERE i.id = $1 AND v.number = i.latest_version AND v.deleted_us IS NULL");
     FIND_VERSION = select_image!("WHERE i.id = $1 AND v.number = $2 AND v.deleted_us IS NULL");
     FIND_BY_BLOB = select_image!("WHERE v.blob_key = $1 AND v.deleted_us IS NULL");
@@ -153,7 +168,7 @@ fn known<T>(column: Option<String>, parse: impl FnOnce(String) -> Option<T>) -> 
 
 /// Adds an image without a name, with its first version.
 pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result<(), Error> {
-    sqlx::query(INSERT_IMAGE)
+    let query = sqlx::query(INSERT_IMAGE_WITH_VERSION)
         .bind(image.id.to_string())
         .bind(image.org.0)
         .bind(image.owner.0.to_string())
@@ -162,18 +177,21 @@ pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result
         .bind(image.permission.as_str())
         .bind(image.state.as_str())
         .bind(i64::from(image.latest_number))
-        .bind(image.created.0)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    insert_version(connection, image.id, &image.version).await
+        .bind(image.created.0);
+    bind_version(query, &image.version).execute(connection).await.map_err(|error| write_failed(&error))?;
+    Ok(())
 }
 
 /// Adds a version to an image that is there.
 pub(super) async fn insert_version(connection: &mut Connection, image: ImageId, version: &Version) -> Result<(), Error> {
+    let query = sqlx::query(INSERT_VERSION).bind(image.to_string());
+    bind_version(query, version).execute(connection).await.map_err(|error| write_failed(&error))?;
+    Ok(())
+}
+
+fn bind_version<'q>(query: Query<'q, Sqlite, SqliteArguments>, version: &'q Version) -> Query<'q, Sqlite, SqliteArguments> {
     let facts = version.facts;
-    sqlx::query(INSERT_VERSION)
-        .bind(image.to_string())
+    query
         .bind(i64::from(version.number))
         .bind(version.blob.as_str())
         .bind(i64::try_from(version.size_bytes).unwrap_or(i64::MAX))
@@ -189,10 +207,6 @@ pub(super) async fn insert_version(connection: &mut Connection, image: ImageId, 
         .bind(&version.attribution.entity_type)
         .bind(&version.attribution.code)
         .bind(version.created.0)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(())
 }
 
 /// The image with its newest version, in whichever org it is: the caller asks `access`.

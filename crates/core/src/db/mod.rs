@@ -27,6 +27,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 use crate::Error;
 use crate::halt::Halt;
+use writer::Refusal;
 pub(crate) use writer::{Connection, Writer};
 
 /// Older ones could corrupt the database when the write-ahead log was reset (sqlite.org/wal.html, fixed in this one).
@@ -69,7 +70,7 @@ impl Database {
             .pragma("wal_autocheckpoint", "0");
         let doing = format!("opening the database {}", file.display());
         if let Some(folder) = file.parent() {
-            crate::storage::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
+            crate::durable::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
         }
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
@@ -93,7 +94,17 @@ impl Database {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> futures_util::future::BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        self.writer.write(work).await
+        self.writer.write(work, Refusal::Expected).await
+    }
+
+    /// As [`Database::write`], for work that nothing in the database can refuse. It saves the two statements that would undo it; if
+    /// it fails all the same, the whole commit fails with it.
+    pub(crate) async fn write_unrefusable<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> futures_util::future::BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        self.writer.write(work, Refusal::Unexpected).await
     }
 
     /// Whether a trivial read works.

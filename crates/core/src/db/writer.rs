@@ -38,8 +38,19 @@ enum Request {
     Close(oneshot::Sender<()>),
 }
 
+/// Whether the database may refuse a piece, for a name that is taken, and others must not suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Then what it did is undone, for which it runs inside a savepoint.
+    Expected,
+    /// Nothing can be undone, so a failure is one of the whole commit.
+    Unexpected,
+}
+
 /// A write that waits for its turn and then for its commit.
 trait Pending: Send {
+    /// What it said of itself.
+    fn refusal(&self) -> Refusal;
     /// Runs the work; an error undoes this piece alone.
     fn run<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, Result<(), Failed>>;
     /// Answers with what the work returned, or with the failure of the commit.
@@ -57,6 +68,7 @@ enum Failed {
 struct Work<T, F> {
     work: Option<F>,
     outcome: Option<Result<T, Error>>,
+    refusal: Refusal,
     reply: oneshot::Sender<Result<T, Error>>,
 }
 
@@ -65,6 +77,10 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
 {
+    fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+
     fn run<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, Result<(), Failed>> {
         Box::pin(async move {
             let Some(work) = self.work.take() else { return Ok(()) };
@@ -72,6 +88,7 @@ where
             let verdict = match &outcome {
                 Ok(_) => Ok(()),
                 Err(Error::NoSpace) => Err(Failed::Everything { no_space: true }),
+                Err(_) if self.refusal == Refusal::Unexpected => Err(Failed::Everything { no_space: false }),
                 Err(Error::Internal { .. }) => Err(Failed::Everything { no_space: false }),
                 Err(_) => Err(Failed::Alone),
             };
@@ -98,13 +115,13 @@ impl Writer {
         Self { queue }
     }
 
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    pub(super) async fn write<T, F>(&self, work: F, refusal: Refusal) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let work = Work { work: Some(work), outcome: None, reply };
+        let work = Work { work: Some(work), outcome: None, refusal, reply };
         let closed = || Error::Internal { detail: "the database is closed".into() };
         self.queue.send(Request::Write(Box::new(work))).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
@@ -182,9 +199,13 @@ async fn run_batch(connection: &mut Connection, batch: &mut [Box<dyn Pending>], 
     halt.check()?;
     execute(connection, "BEGIN IMMEDIATE", halt).await?;
     for work in batch.iter_mut() {
-        execute(connection, "SAVEPOINT piece", halt).await?;
+        let undoable = work.refusal() == Refusal::Expected;
+        if undoable {
+            execute(connection, "SAVEPOINT piece", halt).await?;
+        }
         match work.run(connection).await {
-            Ok(()) => execute(connection, "RELEASE piece", halt).await?,
+            Ok(()) if undoable => execute(connection, "RELEASE piece", halt).await?,
+            Ok(()) => {}
             Err(Failed::Alone) => {
                 execute(connection, "ROLLBACK TO piece", halt).await?;
                 execute(connection, "RELEASE piece", halt).await?;

@@ -1,10 +1,10 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use crate::{Error, Facts, Limits};
 
 /// Reads the headers of a Windows bitmap and checks that its rows are all there.
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(10)?;
     let data_offset = u64::from(source.u32_le()?);
     let header_len = source.u32_le()?;

@@ -1,11 +1,11 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use crate::facts::check_frames;
 use crate::{Error, Facts, Limits};
 
 /// Walks the blocks of a GIF up to its trailer and counts the images (GIF89a specification §12–27).
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(6)?;
     let (width, height) = (source.u16_le()?, source.u16_le()?);
     let facts = Facts::still(source.format(), u32::from(width), u32::from(height), limits)?;
@@ -42,11 +42,11 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
     Ok(Facts { frames, ..facts })
 }
 
-fn skip_colour_table<R: Read + Seek>(source: &mut Source<R>, flags: u8) -> Result<(), Error> {
+fn skip_colour_table<R: BufRead + Seek>(source: &mut Source<R>, flags: u8) -> Result<(), Error> {
     if flags & 0x80 == 0 { Ok(()) } else { source.skip(3 << ((flags & 0x07) + 1)) }
 }
 
-fn skip_sub_blocks<R: Read + Seek>(source: &mut Source<R>) -> Result<(), Error> {
+fn skip_sub_blocks<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(), Error> {
     loop {
         match source.u8()? {
             0 => return Ok(()),

@@ -1,6 +1,6 @@
 //! AVIF and HEIC: items and sequences in ISO base media files (ISO/IEC 14496-12, 23008-12).
 
-use std::io::{Cursor, Read, Seek};
+use std::io::{BufRead, Cursor, Seek};
 
 use super::source::Source;
 use crate::facts::check_frames;
@@ -9,7 +9,7 @@ use crate::{Error, Facts, Limits, Orientation};
 /// The meta and moov boxes hold indexes, never pixels; a larger one is refused.
 const INDEX_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     let mut still: Option<Still> = None;
     let mut frames = 1;
     let mut has_data = false;
@@ -43,7 +43,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
 }
 
 /// Kind and payload length of the next box. A length of 0 reaches to the end of the file (14496-12 §4.2).
-pub(super) fn box_header<R: Read + Seek>(source: &mut Source<R>) -> Result<([u8; 4], u64), Error> {
+pub(super) fn box_header<R: BufRead + Seek>(source: &mut Source<R>) -> Result<([u8; 4], u64), Error> {
     let start = source.position();
     let short = u64::from(source.u32_be()?);
     let kind = source.bytes()?;
@@ -58,14 +58,14 @@ pub(super) fn box_header<R: Read + Seek>(source: &mut Source<R>) -> Result<([u8;
     Ok((kind, payload))
 }
 
-fn index<R: Read + Seek>(source: &mut Source<R>, len: u64) -> Result<Vec<u8>, Error> {
+fn index<R: BufRead + Seek>(source: &mut Source<R>, len: u64) -> Result<Vec<u8>, Error> {
     if len > INDEX_BYTES_MAX {
         return Err(source.corrupt("its index is too large"));
     }
     source.vec(usize::try_from(len).unwrap_or(usize::MAX))
 }
 
-fn nested<'a, R: Read + Seek>(bytes: &'a [u8], outer: &Source<R>) -> Result<Source<Cursor<&'a [u8]>>, Error> {
+fn nested<'a, R: BufRead + Seek>(bytes: &'a [u8], outer: &Source<R>) -> Result<Source<Cursor<&'a [u8]>>, Error> {
     let mut source = Source::new(Cursor::new(bytes))?;
     source.announce(outer.format());
     Ok(source)

@@ -1,4 +1,4 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use crate::{Error, Facts, Limits};
@@ -6,7 +6,7 @@ use crate::{Error, Facts, Limits};
 const PNG_SIGNATURE: [u8; 8] = [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A];
 
 /// Reads the directory of an icon and the header of every size in it. The largest gives the icon's width and height.
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(4)?;
     let count = source.u16_le()?;
     let mut largest: Option<Facts> = None;
@@ -28,7 +28,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
     largest.ok_or_else(|| source.corrupt("it has no images"))
 }
 
-fn image_size<R: Read + Seek>(source: &mut Source<R>, len: u64) -> Result<(u32, u32), Error> {
+fn image_size<R: BufRead + Seek>(source: &mut Source<R>, len: u64) -> Result<(u32, u32), Error> {
     if len < 40 {
         return Err(source.corrupt("an image is too short for its header"));
     }

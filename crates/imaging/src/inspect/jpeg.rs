@@ -1,4 +1,4 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use super::tiff::exif_orientation;
@@ -8,7 +8,7 @@ const EXIF_HEADER: &[u8] = b"Exif\0\0";
 
 /// Walks the marker segments and scans of a JPEG up to its end-of-image marker (ITU-T T.81 annex B).
 /// What stands after that marker (previews of phones, for one) is not looked at.
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(2)?;
     let mut facts: Option<Facts> = None;
     let mut orientation = Orientation::UPRIGHT;
@@ -50,7 +50,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
 }
 
 /// The code of the next marker; any number of 0xFF may fill the space before it (T.81 B.1.1.2).
-fn marker<R: Read + Seek>(source: &mut Source<R>) -> Result<u8, Error> {
+fn marker<R: BufRead + Seek>(source: &mut Source<R>) -> Result<u8, Error> {
     if source.u8()? != 0xFF {
         return Err(source.corrupt("a marker is missing between segments"));
     }
@@ -63,19 +63,19 @@ fn marker<R: Read + Seek>(source: &mut Source<R>) -> Result<u8, Error> {
     }
 }
 
-fn segment_len<R: Read + Seek>(source: &mut Source<R>) -> Result<usize, Error> {
+fn segment_len<R: BufRead + Seek>(source: &mut Source<R>) -> Result<usize, Error> {
     match source.u16_be()?.checked_sub(2) {
         Some(len) => Ok(usize::from(len)),
         None => Err(source.corrupt("a segment is shorter than its own length field")),
     }
 }
 
-fn segment<R: Read + Seek>(source: &mut Source<R>) -> Result<(), Error> {
+fn segment<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(), Error> {
     let len = segment_len(source)?;
     source.skip(len as u64)
 }
 
-fn frame_header<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+fn frame_header<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     let len = segment_len(source)?;
     let header = source.vec(len)?;
     let [_precision, h1, h0, w1, w0, components, rest @ ..] = header.as_slice() else {
@@ -89,7 +89,7 @@ fn frame_header<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Resu
 }
 
 /// Stands on the next marker that is neither a stuffed byte nor a restart.
-fn skip_entropy_coded<R: Read + Seek>(source: &mut Source<R>) -> Result<(), Error> {
+fn skip_entropy_coded<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(), Error> {
     let mut after_ff = false;
     loop {
         let buffer = source.buffered()?;

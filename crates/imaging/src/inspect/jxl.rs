@@ -1,7 +1,7 @@
 //! JPEG XL: a bare codestream or one in boxes (ISO/IEC 18181-1, -2). The headers are read by the crates of jxl-oxide;
 //! group data is stepped over by the sizes in each frame's table of contents.
 
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 use std::sync::Arc;
 
 use jxl_bitstream::Bitstream;
@@ -19,7 +19,7 @@ const HEADER_BYTES_MAX: u64 = 1024 * 1024;
 /// The encoded colour profile; unpacked while reading, hence a bound of its own.
 const ICC_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     let mut codestream = Codestream::locate(source)?;
     let head = codestream.read(source, 0)?;
     let mut bits = Bitstream::new(&head);
@@ -57,7 +57,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
 }
 
 /// Whether the frame at `position` is the last and is shown, and its length with header and data.
-fn frame<R: Read + Seek>(
+fn frame<R: BufRead + Seek>(
     source: &mut Source<R>,
     codestream: &mut Codestream,
     position: u64,
@@ -71,7 +71,7 @@ fn frame<R: Read + Seek>(
     Ok((frame.header().is_last, frame.header().is_keyframe(), header_len + frame.toc().total_byte_size() as u64))
 }
 
-fn refuse<R: Read + Seek>(source: &Source<R>, ended: bool) -> Error {
+fn refuse<R: BufRead + Seek>(source: &Source<R>, ended: bool) -> Error {
     if ended { source.truncated() } else { source.corrupt("its headers make no sense") }
 }
 
@@ -82,7 +82,7 @@ struct Codestream {
 }
 
 impl Codestream {
-    fn locate<R: Read + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
+    fn locate<R: BufRead + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
         if source.peek(2)? == [0xFF, 0x0A] {
             return Ok(Self { parts: vec![(0, source.len())], len: source.len() });
         }
@@ -113,7 +113,7 @@ impl Codestream {
     }
 
     /// Up to [`HEADER_BYTES_MAX`] bytes of the codestream from `position` on.
-    fn read<R: Read + Seek>(&mut self, source: &mut Source<R>, position: u64) -> Result<Vec<u8>, Error> {
+    fn read<R: BufRead + Seek>(&mut self, source: &mut Source<R>, position: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut skip = position;
         for (offset, len) in &self.parts {

@@ -15,7 +15,7 @@ mod source;
 mod tiff;
 mod webp;
 
-use std::io::{Cursor, Read, Seek};
+use std::io::{BufRead, Cursor, Seek};
 
 use crate::format::SNIFF_BYTES;
 use crate::{Error, Facts, Format, Limits};
@@ -23,11 +23,12 @@ use source::Source;
 
 /// Reads the facts of a whole file and checks its structure to the end.
 ///
-/// Memory is bounded by a few hundred kilobytes whatever the file's size; time is linear in it.
+/// Memory is bounded by a few hundred kilobytes whatever the file's size; time is linear in it. Bytes in memory are read where they
+/// are; a file wants a buffer of some ten kilobytes.
 ///
 /// # Errors
 /// [`Error::Unsupported`], [`Error::Corrupt`], [`Error::Truncated`] or [`Error::OverLimit`]; [`Error::Io`] when reading fails.
-pub fn inspect<R: Read + Seek>(reader: R, limits: &Limits) -> Result<Facts, Error> {
+pub fn inspect<R: BufRead + Seek>(reader: R, limits: &Limits) -> Result<Facts, Error> {
     let mut source = Source::new(reader)?;
     let format = Format::sniff(source.peek(SNIFF_BYTES)?)?;
     source.announce(format);

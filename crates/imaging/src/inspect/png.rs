@@ -1,4 +1,4 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use super::tiff::exif_orientation;
@@ -9,7 +9,7 @@ use crate::{Error, Facts, Limits, Orientation};
 const EXIF_BYTES_MAX: u32 = 64 * 1024;
 
 /// Walks the chunks of a PNG up to IEND and checks the CRC of every critical one (PNG third edition §5).
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(8)?;
     let mut facts = None;
     let mut has_data = false;
@@ -58,7 +58,7 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
     Ok(Facts { frames, orientation, ..facts })
 }
 
-fn header<R: Read + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> Result<Facts, Error> {
+fn header<R: BufRead + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> Result<Facts, Error> {
     if len != 13 {
         return Err(source.corrupt("its header chunk has the wrong length"));
     }
@@ -83,7 +83,7 @@ fn header<R: Read + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> 
     Facts::still(source.format(), width, height, limits)
 }
 
-fn checked_chunk<R: Read + Seek>(source: &mut Source<R>, kind: [u8; 4], len: u32) -> Result<(), Error> {
+fn checked_chunk<R: BufRead + Seek>(source: &mut Source<R>, kind: [u8; 4], len: u32) -> Result<(), Error> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&kind);
     let mut left = len as usize;

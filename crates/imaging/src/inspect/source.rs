@@ -1,23 +1,20 @@
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, Seek, SeekFrom};
 
 use crate::{Error, Format};
 
-/// Bytes held at a time.
-const BUFFER_BYTES: usize = 64 * 1024;
-
 /// A buffered reader that knows its length and turns every read past the end into [`Error::Truncated`].
 pub(super) struct Source<R> {
-    reader: BufReader<R>,
+    reader: R,
     position: u64,
     len: u64,
     format: Format,
 }
 
-impl<R: Read + Seek> Source<R> {
+impl<R: BufRead + Seek> Source<R> {
     pub(super) fn new(mut reader: R) -> Result<Self, Error> {
         let len = reader.seek(SeekFrom::End(0)).map_err(Error::Io)?;
         reader.seek(SeekFrom::Start(0)).map_err(Error::Io)?;
-        Ok(Self { reader: BufReader::with_capacity(BUFFER_BYTES, reader), position: 0, len, format: Format::Jpeg })
+        Ok(Self { reader, position: 0, len, format: Format::Jpeg })
     }
 
     /// Names the format that errors speak of.

@@ -1,4 +1,4 @@
-use std::io::{Cursor, Read, Seek};
+use std::io::{BufRead, Cursor, Seek};
 
 use super::source::Source;
 use crate::facts::{check_frames, check_size};
@@ -16,7 +16,7 @@ const TAG_TILE_BYTES: u16 = 325;
 const PIECES_MAX: u32 = 200_000;
 
 /// Walks the chain of image file directories and checks that every strip and tile lies inside the file (TIFF 6.0 §2).
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     let order = ByteOrder::read(source)?;
     source.skip(2)?;
     let mut next = order.u32(source)?;
@@ -63,7 +63,7 @@ enum ByteOrder {
 }
 
 impl ByteOrder {
-    fn read<R: Read + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
+    fn read<R: BufRead + Seek>(source: &mut Source<R>) -> Result<Self, Error> {
         match &source.bytes::<2>()? {
             b"II" => Ok(Self::Little),
             b"MM" => Ok(Self::Big),
@@ -71,14 +71,14 @@ impl ByteOrder {
         }
     }
 
-    fn u16<R: Read + Seek>(self, source: &mut Source<R>) -> Result<u16, Error> {
+    fn u16<R: BufRead + Seek>(self, source: &mut Source<R>) -> Result<u16, Error> {
         match self {
             Self::Little => source.u16_le(),
             Self::Big => source.u16_be(),
         }
     }
 
-    fn u32<R: Read + Seek>(self, source: &mut Source<R>) -> Result<u32, Error> {
+    fn u32<R: BufRead + Seek>(self, source: &mut Source<R>) -> Result<u32, Error> {
         match self {
             Self::Little => source.u32_le(),
             Self::Big => source.u32_be(),
@@ -95,7 +95,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn read<R: Read + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<Vec<u32>, Error> {
+    fn read<R: BufRead + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<Vec<u32>, Error> {
         source.seek(self.offset)?;
         (0..self.count).map(|_| if self.wide { order.u32(source) } else { order.u16(source).map(u32::from) }).collect()
     }
@@ -114,7 +114,7 @@ struct Directory {
 }
 
 impl Directory {
-    fn read<R: Read + Seek>(source: &mut Source<R>, order: ByteOrder, offset: u32) -> Result<Self, Error> {
+    fn read<R: BufRead + Seek>(source: &mut Source<R>, order: ByteOrder, offset: u32) -> Result<Self, Error> {
         source.seek(u64::from(offset))?;
         let entries = order.u16(source)?;
         let mut directory = Self {
@@ -154,7 +154,7 @@ impl Directory {
         Ok(directory)
     }
 
-    fn check_pieces<R: Read + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<(), Error> {
+    fn check_pieces<R: BufRead + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<(), Error> {
         let (Some(offsets), Some(lengths)) = (self.offsets, self.lengths) else {
             return Err(source.corrupt("a page has no image data"));
         };
@@ -177,7 +177,7 @@ fn value_bytes(kind: u16) -> u64 {
     }
 }
 
-fn numbers<R: Read + Seek>(source: &mut Source<R>, order: ByteOrder, kind: u16, count: u32) -> Result<Numbers, Error> {
+fn numbers<R: BufRead + Seek>(source: &mut Source<R>, order: ByteOrder, kind: u16, count: u32) -> Result<Numbers, Error> {
     let wide = match kind {
         3 => false,
         4 => true,

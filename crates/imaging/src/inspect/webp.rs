@@ -1,4 +1,4 @@
-use std::io::{Read, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use super::tiff::exif_orientation;
@@ -8,7 +8,7 @@ use crate::{Error, Facts, Limits, Orientation};
 const EXIF_BYTES_MAX: u64 = 64 * 1024;
 
 /// Walks the RIFF chunks of a WebP (RFC 9649 §2).
-pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(4)?;
     let end = u64::from(source.u32_le()?) + 8;
     source.require(0, end)?;
@@ -61,18 +61,18 @@ pub(super) fn inspect<R: Read + Seek>(source: &mut Source<R>, limits: &Limits) -
     Ok(Facts { frames: frames.max(1), orientation, ..Facts::still(source.format(), width, height, limits)? })
 }
 
-fn u24_plus_one<R: Read + Seek>(source: &mut Source<R>) -> Result<u32, Error> {
+fn u24_plus_one<R: BufRead + Seek>(source: &mut Source<R>) -> Result<u32, Error> {
     let [low, middle, high] = source.bytes()?;
     Ok(u32::from_le_bytes([low, middle, high, 0]) + 1)
 }
 
-fn extended_size<R: Read + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
+fn extended_size<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
     source.skip(4)?;
     Ok((u24_plus_one(source)?, u24_plus_one(source)?))
 }
 
 /// The frame header of VP8 (RFC 6386 §9.1).
-fn lossy_size<R: Read + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
+fn lossy_size<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
     let [tag, _, _] = source.bytes()?;
     if tag & 1 != 0 || source.bytes()? != [0x9D, 0x01, 0x2A] {
         return Err(source.corrupt("its lossy image data doesn't start with a key frame"));
@@ -81,7 +81,7 @@ fn lossy_size<R: Read + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Erro
 }
 
 /// The header of VP8L (RFC 9649 §3.4).
-fn lossless_size<R: Read + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
+fn lossless_size<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(u32, u32), Error> {
     if source.u8()? != 0x2F {
         return Err(source.corrupt("its lossless image data has no signature"));
     }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Settings, Sources};
-use crate::router;
+use crate::{allocator, router};
 
 /// Storage failed while serving: EX_IOERR.
 const EXIT_STORAGE: u8 = 74;
@@ -144,6 +144,7 @@ fn with_settings(flags: SettingFlags, command: impl AsyncFnOnce(Settings) -> Out
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
+    allocator::give_large_blocks_back();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),

@@ -1,9 +1,9 @@
 use std::fs::{File, TryLockError};
 use std::process::ExitCode;
 
+use imagewell_core::durable::make_folder;
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
-use imagewell_core::storage::make_folder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_STORAGE, Outcome, explained};

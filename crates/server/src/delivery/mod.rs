@@ -175,7 +175,10 @@ fn private_caching(service: &Service) -> HeaderValue {
 
 fn public_caching(service: &Service) -> HeaderValue {
     let delivery = &service.settings.delivery;
-    value(format!("public, max-age={}, stale-while-revalidate={}", delivery.public_max_age_seconds, delivery.public_stale_seconds))
+    value(format!(
+        "public, max-age={}, stale-while-revalidate={}",
+        delivery.public_max_age_seconds, delivery.public_stale_seconds
+    ))
 }
 
 /// Text of ours, without a copy.

@@ -87,7 +87,7 @@ async fn receive(service: &Service, head: &Parts, form: &Form, intake: &Intake, 
 
 async fn take(service: &Service, head: &Parts, caller: &Caller, mut part: Part, bytes_max: u64) -> Result<Received> {
     let settings = &service.settings.dropbox;
-    intake::check_declared_length(&head.headers, bytes_max, OVERHEAD_BYTES_MAX)?;
+    let bytes_announced = intake::check_declared_length(&head.headers, bytes_max, OVERHEAD_BYTES_MAX)?;
     let request = upload::Request {
         actor: std::sync::Arc::clone(&caller.actor),
         namespace: Namespace::DROPBOX_PICTURES,
@@ -99,6 +99,7 @@ async fn take(service: &Service, head: &Parts, caller: &Caller, mut part: Part, 
             },
         },
         bytes_max,
+        bytes_announced,
         accept: Accept::ImagesIn(vec![Format::Jpeg, Format::Gif, Format::Bmp, Format::Png]),
     };
     Ok(upload::admit(&service.app, request).await?.receive(part.chunks()).await?)

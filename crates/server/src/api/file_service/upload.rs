@@ -56,8 +56,8 @@ pub async fn upload(State(service): State<Service>, path: FilePath, request: Req
     let overhead = if is_form(&head) { FORM_OVERHEAD_BYTES_MAX } else { 0 };
     let intake = Intake::new(body, &service.settings, bytes_max.saturating_add(overhead), bytes_max);
     let received = async {
-        intake::check_declared_length(&head.headers, bytes_max, overhead)?;
-        let admitted = upload::admit(&service.app, asked.request(&head, bytes_max)).await?;
+        let announced = intake::check_declared_length(&head.headers, bytes_max, overhead)?;
+        let admitted = upload::admit(&service.app, asked.request(&head, bytes_max, announced)).await?;
         receive(&service, &head, &intake, asked.name.format(), admitted).await
     }
     .await;
@@ -85,13 +85,14 @@ impl Asked {
         Ok(Self { actor, rules, name })
     }
 
-    fn request(&self, head: &Parts, bytes_max: u64) -> upload::Request {
+    fn request(&self, head: &Parts, bytes_max: u64, bytes_announced: u64) -> upload::Request {
         let format = self.name.format();
         upload::Request {
             actor: Arc::clone(&self.actor),
             namespace: self.rules.namespace.clone(),
             target: Target::Name { name: self.name.clone(), attribution: attribution(head) },
             bytes_max,
+            bytes_announced,
             accept: if self.rules.verbatim { Accept::Unseen(format) } else { Accept::ImageOrNothing(format) },
         }
     }

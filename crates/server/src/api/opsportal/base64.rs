@@ -78,7 +78,7 @@ async fn receive(
     if caller.csrf_passed() {
         caller.uploader(parameters)?;
     }
-    intake::check_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
+    let bytes_announced = intake::check_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let found = match kind.as_str() {
@@ -102,6 +102,7 @@ async fn receive(
         namespace: Namespace::OPSPORTAL_IMAGES,
         target: Target::Application { app_key: uploading.app_key, permission: uploading.permission, id: uploading.uuid },
         bytes_max,
+        bytes_announced,
         accept: Accept::Images,
     };
     let admitted = upload::admit(&service.app, request).await?;

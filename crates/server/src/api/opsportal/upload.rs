@@ -173,7 +173,7 @@ async fn admit(
     name: Option<String>,
 ) -> Result<upload::Admitted> {
     let bytes_max = kind.bytes_max(service);
-    intake::check_declared_length(headers, bytes_max, OVERHEAD_BYTES_MAX)?;
+    let bytes_announced = intake::check_declared_length(headers, bytes_max, OVERHEAD_BYTES_MAX)?;
     let request = upload::Request {
         actor: caller.uploader(parameters)?,
         namespace: match kind {
@@ -182,6 +182,7 @@ async fn admit(
         },
         target: Target::Application { app_key: uploading.app_key, permission: uploading.permission, id: uploading.uuid },
         bytes_max,
+        bytes_announced,
         accept: match kind {
             Kind::Image => Accept::Images,
             Kind::File => Accept::AnyFile { name },

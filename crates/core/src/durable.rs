@@ -1,0 +1,130 @@
+//! Files and folders that survive a power cut: what these functions have made is there afterwards, whole, under its name.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, linkat};
+
+/// Folders that are remembered; beyond that they are synced once more.
+const FOLDERS_KNOWN_MAX: usize = 10_000;
+
+/// Makes a folder that nobody but its owner can look into.
+///
+/// # Errors
+/// When it can't be made or synced.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    sync_upwards(folder)
+}
+
+/// Syncs a folder and those above it: whichever were just made must survive too.
+fn sync_upwards(folder: &Path) -> io::Result<()> {
+    let folder = folder.canonicalize()?;
+    for folder in folder.ancestors() {
+        match sync_folder(folder) {
+            // A folder that we may not even open was not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Folders that are known to survive: one that somebody else has just made may not, yet.
+#[derive(Debug, Default)]
+pub(crate) struct Folders(Mutex<HashSet<PathBuf>>);
+
+impl Folders {
+    /// Makes the folder of a file, unless it is known.
+    fn make_for(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder) {
+            return Ok(());
+        }
+        make_folder(folder)?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= FOLDERS_KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// Writes a new file. It appears under its name before it is whole, so nobody may know the name yet: a staging name and a
+    /// rename would cost another commit of the file system's journal.
+    ///
+    /// # Errors
+    /// When the name is taken, or writing or syncing fails; then nothing stays behind.
+    pub(crate) fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.make_for(path)?;
+        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut file = create().or_else(|error| match error.kind() {
+            // Somebody has removed the folder.
+            io::ErrorKind::NotFound => make_folder(path.parent().unwrap_or(Path::new("/"))).and_then(|()| create()),
+            _ => Err(error),
+        })?;
+        let written = file.write_all(bytes).and_then(|()| settle(&file, path));
+        remove_unless(path, written)
+    }
+
+    /// Gives a file without a name the name that it keeps.
+    ///
+    /// # Errors
+    /// When the name is taken, stands on another file system, or syncing fails; then nothing stays behind.
+    pub(crate) fn name_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.make_for(path)?;
+        // The way that open(2) shows for files made with O_TMPFILE.
+        linkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+        remove_unless(path, settle(file, path))
+    }
+}
+
+/// The bytes, then the name.
+fn settle(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+fn remove_unless(path: &Path, done: io::Result<()>) -> io::Result<()> {
+    done.inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn files_get_their_names_once() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let (folders, path) = (Folders::default(), root.path().join("a/b/c"));
+        folders.write_new(&path, b"one").expect("written");
+        assert_eq!(std::fs::read(&path).expect("there"), b"one");
+        let taken = folders.write_new(&path, b"two").expect_err("the name is taken");
+        assert_eq!((taken.kind(), std::fs::read(&path).expect("there")), (io::ErrorKind::AlreadyExists, b"one".to_vec()));
+
+        let mut unnamed = tempfile::tempfile_in(root.path()).expect("file");
+        unnamed.write_all(b"three").expect("written");
+        folders.name_file(&unnamed, &root.path().join("d/e")).expect("named");
+        let mut text = String::new();
+        File::open(root.path().join("d/e")).expect("there").read_to_string(&mut text).expect("text");
+        assert_eq!(text, "three");
+        let taken = folders.name_file(&unnamed, &path).expect_err("the name is taken");
+        assert_eq!((taken.kind(), std::fs::read(&path).expect("there")), (io::ErrorKind::AlreadyExists, b"one".to_vec()));
+    }
+}
