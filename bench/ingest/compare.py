@@ -9,10 +9,10 @@ import threading
 import time
 
 from . import systems, wrk
-from .pictures import SIZES, filling
+from .pictures import filling
 
-# Deleting many files makes ext4 slow at creating others for minutes (https://lore.kernel.org/linux-ext4): small ones stay until the end.
-KEEP_UP_TO = SIZES["50 KB"]
+# What systems have left behind. ext4 takes no inode again that was freed a minute ago (fs/ext4/ialloc.c, recently_deleted) and looks
+# at every one of them whenever it makes a file, so nothing is removed before the end; only the space is given back.
 graveyard = []
 
 
@@ -43,18 +43,17 @@ def medians(results):
 
 
 @contextlib.contextmanager
-def running(system, keep_files=False, settings=None):
+def running(system, settings=None):
     """A system for one measurement, on a folder of its own."""
     instance = system(settings)
-    instance.keep_files = keep_files
     try:
         yield instance
     finally:
         instance.stop()
-        if keep_files:
-            graveyard.append(instance.folder)
-        else:
-            shutil.rmtree(instance.folder, ignore_errors=True)
+        graveyard.append(instance.folder)
+        for folder, _, names in os.walk(instance.folder):
+            for name in names:
+                os.truncate(f"{folder}/{name}", 0)
         # What one wrote must not be written back during the turn of the next.
         os.sync()
 
@@ -97,7 +96,7 @@ def uploads(options, pictures):
             named, durable = by_name(*kinds)
 
             def measure(system):
-                with running(system, keep_files=SIZES[size] <= KEEP_UP_TO) as it:
+                with running(system) as it:
                     load = it.uploads(picture)
                     wrk.run(it.address, load, connections, 1)
                     return wrk.run(it.address, load, connections, options.seconds)
@@ -154,7 +153,7 @@ def mixed(options, pictures):
     named, durable = by_name(systems.Imagewell, systems.Nginx, systems.Express)
 
     def measure(system):
-        with running(system, keep_files=True) as it:
+        with running(system) as it:
             load = [wrk.Listed(it.reads(pictures["50 KB"], 500), weight=9), *it.uploads(pictures["50 KB"])]
             wrk.run(it.address, load, 32, 1)
             return wrk.run(it.address, load, 32, options.seconds)

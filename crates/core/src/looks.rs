@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use imagewell_imaging::transform::Outputs;
 
@@ -14,6 +15,9 @@ use crate::{Error, db, presets, variant};
 
 /// Versions that are read from the database at a time.
 const PAGE: u32 = 32;
+
+/// Between two looks while uploads are coming in: they want the processors and the database for themselves.
+const BESIDE_UPLOADS: Duration = Duration::from_millis(100);
 
 /// Whether something may wait, and whether somebody is at it.
 #[derive(Debug)]
@@ -69,6 +73,9 @@ async fn catch_up(app: &App) -> Result<(), Error> {
             return Ok(());
         }
         for image in waiting {
+            if app.uploads.available_permits() < app.options.uploads_concurrent_max {
+                tokio::time::sleep(BESIDE_UPLOADS).await;
+            }
             // Whatever comes of it, its row then says that somebody has looked.
             look_at(app, &image).await?;
         }

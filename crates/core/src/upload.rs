@@ -347,7 +347,7 @@ async fn commit(app: &App, row: Image, target: Target) -> Result<(Image, Option<
         }
         Target::Name { .. } => {
             app.database
-                .write(move |connection| {
+                .write_unrefusable(move |connection| {
                     Box::pin(async move { db::files::add_version(connection, row).await.map(|row| (row, None)) })
                 })
                 .await
