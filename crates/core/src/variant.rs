@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -30,20 +31,37 @@ pub struct Variant {
     pub format: Format,
 }
 
-/// Renderings that were used since the last time that it was written down.
-#[derive(Debug, Default)]
-pub(crate) struct Uses(Mutex<HashSet<BlobKey>>);
+/// Renderings that were used since the last time that it was written down, and how many bytes there are at most.
+#[derive(Debug)]
+pub(crate) struct Uses {
+    keys: Mutex<HashSet<BlobKey>>,
+    /// What was counted, and what was added since then. Counting looks at all rows, so it is done only when this is over the bound.
+    bytes_at_most: AtomicU64,
+}
+
+impl Default for Uses {
+    /// Not counted yet.
+    fn default() -> Self {
+        Self { keys: Mutex::default(), bytes_at_most: AtomicU64::new(u64::MAX) }
+    }
+}
 
 impl Uses {
+    fn added(&self, bytes: u64) {
+        let add = |before: u64| Some(before.saturating_add(bytes));
+        // It always succeeds: there is always a new value.
+        let _ = self.bytes_at_most.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+    }
+
     fn note(&self, key: &BlobKey) {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() < USES_NOTED_MAX && !keys.contains(key) {
             keys.insert(key.clone());
         }
     }
 
     fn take(&self) -> HashSet<BlobKey> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -125,6 +143,7 @@ async fn keep(app: &App, key: &BlobKey, version: &BlobKey, bytes: &Bytes) -> Res
         return Ok(());
     }
     app.storage.replace(key, bytes.clone()).await?;
+    app.variant_uses.added(len);
     let (row, version) = (key.clone(), version.clone());
     let kept = app
         .database
@@ -208,6 +227,18 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
             })
         })
         .await?;
+    if app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max {
+        return Ok(());
+    }
+    // What is added from here on counts on top of what is counted.
+    app.variant_uses.bytes_at_most.store(0, Ordering::SeqCst);
+    let counted = evict(app).await;
+    app.variant_uses.added(counted.as_ref().copied().unwrap_or(u64::MAX));
+    counted.map(|_| ())
+}
+
+/// Removes what was used longest ago, and says how many bytes are left.
+async fn evict(app: &App) -> Result<u64, Error> {
     let mut total = db::variants::total_bytes(&app.database).await?;
     while total > app.options.variant_bytes_max {
         let mut going = Vec::new();
@@ -224,7 +255,7 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
         metrics::counter!("imagewell_variants_evicted_total").increment(going.len() as u64);
         remove(app, going).await?;
     }
-    Ok(())
+    Ok(total)
 }
 
 #[cfg(test)]
