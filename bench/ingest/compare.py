@@ -19,8 +19,8 @@ graveyard = []
 class Options:
     """How long, how often, and whom."""
 
-    def __init__(self, seconds, rounds, with_pict_rs):
-        self.seconds, self.rounds, self.with_pict_rs = seconds, rounds, with_pict_rs
+    def __init__(self, seconds, rounds, with_pict_rs, steps):
+        self.seconds, self.rounds, self.with_pict_rs, self.steps = seconds, rounds, with_pict_rs, steps
 
     def peers(self, *named):
         return list(named) + ([systems.PictRs] if self.with_pict_rs else [])

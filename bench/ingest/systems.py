@@ -66,12 +66,15 @@ class System:
         self.prepare()
         # What a service writes of itself goes where it would: into a file.
         self.log = open(f"{self.folder}/log", "w")
+        self.start()
+        self.sign_in()
+
+    def start(self):
         started = time.perf_counter()
         self.process = subprocess.Popen(self.command(), env=os.environ | self.environment | self.settings, stdout=self.log, stderr=self.log)
         self.await_ready()
         self.started_after = time.perf_counter() - started
         self.memory_at_start = self.memory_mib()
-        self.sign_in()
 
     def stop(self):
         self.process.terminate()

@@ -34,7 +34,7 @@ async fn whatever_grows_is_reached_by_an_index() {
                 let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(database.reader()).await.expect("explains");
                 plan.extend(rows.iter().map(|row| row.get::<String, _>("detail")));
             }
-            let counts = COUNTING.contains(&sql);
+            let counts = COUNTING.contains(sql);
             for step in &plan {
                 let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next()).unwrap_or_default();
                 // In the order of an index, and not further than wanted.
