@@ -5,7 +5,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import threading
 import time
 
 from . import systems, wrk
@@ -21,6 +20,7 @@ class Options:
 
     def __init__(self, seconds, rounds, with_pict_rs, steps):
         self.seconds, self.rounds, self.with_pict_rs, self.steps = seconds, rounds, with_pict_rs, steps
+        self.facts = {}
 
     def peers(self, *named):
         return list(named) + ([systems.PictRs] if self.with_pict_rs else [])
@@ -92,17 +92,20 @@ def uploads(options, pictures):
     rows = []
     for size, picture in pictures.items():
         for connections in (1, 16, 64):
-            kinds = options.peers(systems.Imagewell, systems.ImagewellRaw, systems.Nginx, systems.Express)
+            kinds = options.peers(systems.Imagewell, systems.ImagewellRaw, systems.SyncedFiles, systems.Nginx, systems.Express)
             named, durable = by_name(*kinds)
 
             def measure(system):
                 with running(system) as it:
+                    if system is systems.SyncedFiles:
+                        return it.write_files(picture, connections, options.seconds)
                     load = it.uploads(picture)
                     wrk.run(it.address, load, connections, 1)
                     return wrk.run(it.address, load, connections, options.seconds)
 
             found = interleaved(named, options.rounds, measure)
             rows += rows_of([size, connections], found, durable)
+            options.facts[f"upload {size} {connections}"] = found
             say(f"uploads of {size} over {connections}: " + ", ".join(f"{n} {number(r.per_second)}" for n, r in found.items()))
     return table(["size", "connections", "system", "durable at the answer", "uploads/s", "p50, ms", "p99, ms", "imagewell ÷ it"], rows)
 
@@ -111,7 +114,7 @@ def reads(options, pictures):
     rows = []
     for size, count in (("50 KB", 1), ("500 KB", 1), ("50 KB", 4000), ("500 KB", 400)):
         for audience in ("private", "public"):
-            kinds = options.peers(systems.Imagewell, systems.Nginx, systems.Express)
+            kinds = options.peers(systems.Imagewell, systems.Nginx, systems.NginxSendfile, systems.Express)
             named, _ = by_name(*kinds)
 
             def measure(system):
@@ -123,6 +126,7 @@ def reads(options, pictures):
                     return wrk.run(it.address, load, 32, options.seconds)
 
             found = interleaved(named, options.rounds, measure)
+            options.facts[f"read {size} {count} {audience}"] = found
             temperature = "hot" if count == 1 else f"cold: {count:,} in turn"
             # Only ours checks rights: the others serve both alike.
             label = [size, temperature, audience]
@@ -175,18 +179,11 @@ def memory(options, pictures):
             it.store_one(pictures["50 KB"], 0)
             for count in (1, 16):
                 before = it.memory_mib()
-                peak = it.high_water_while(lambda: at_once(lambda turn: it.store_one(large, count + turn), count))
+                peak = it.high_water_while(lambda: systems.at_once(lambda turn: it.store_one(large, count + turn), count))
+                options.facts[f"memory {count} {system.name}"] = peak - before
                 rows.append([f"{count} × 100 MB", system.name, f"{before:.1f}", f"{peak:.1f}", f"{peak - before:.1f}"])
                 say(f"memory, {count} × 100 MB, {system.name}: {before:.1f} + {peak - before:.1f} MiB")
     return table(["uploads at once", "system", "resident before, MiB", "at most, MiB", "growth, MiB"], rows)
-
-
-def at_once(work, count):
-    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def start(options, _pictures):
@@ -200,6 +197,7 @@ def start(options, _pictures):
                 times.append(it.started_after)
                 sizes.append(it.memory_at_start)
         rows.append([system.name, f"{statistics.median(times):.3f}", f"{statistics.median(sizes):.1f}"])
+        options.facts[f"start {system.name}"] = statistics.median(times), statistics.median(sizes)
         say(f"start of {system.name}: {statistics.median(times):.3f} s, {statistics.median(sizes):.1f} MiB")
     return table(["system", "seconds until it answers", "MiB resident then, all processes"], rows)
 

@@ -114,6 +114,7 @@ def measure(images, pictures, seconds, rounds):
 
 def growth(options, pictures):
     steps = {images: measure(images, pictures, options.seconds, options.rounds) for images in options.steps}
+    options.facts["growth"] = {images: found for images, (_, found) in steps.items()}
     first = next(iter(steps.values()))[1]
     header = ["measured with images of 64 orgs"] + [f"{images:,} images" for images in steps]
     rows = [["database, MB"] + [f"{size / 1e6:,.0f}" for size, _ in steps.values()]]

@@ -50,6 +50,14 @@ def distinct_head(picture, number):
     return picture[:DIGITS_AT] + f"{number:016d}".encode()
 
 
+def at_once(work, count):
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def in_parallel(work, count):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return list(pool.map(work, range(count)))
@@ -260,9 +268,8 @@ pid {folder}/nginx.pid;
 events {{ worker_connections 1024; }}
 http {{
     access_log {folder}/access.log;
-    sendfile on;
-    tcp_nopush on;
-    tcp_nodelay on;
+    sendfile {sendfile};
+    tcp_nopush {sendfile};
     keepalive_requests 1000000000;
     types {{ image/jpeg jpg; }}
     client_max_body_size 200m;
@@ -278,7 +285,8 @@ http {{
 
 
 class Nginx(System):
-    name, durable = "nginx", "no"
+    """As it is without being told otherwise: files go through its buffers."""
+    name, durable, sendfile = "nginx", "no", "off"
 
     def prepare(self):
         os.makedirs(f"{self.folder}/files")
@@ -286,7 +294,7 @@ class Nginx(System):
         os.chmod(self.folder, 0o777)
         os.chmod(f"{self.folder}/files", 0o777)
         with open(f"{self.folder}/nginx.conf", "w") as file:
-            file.write(NGINX.format(folder=self.folder, address=self.address))
+            file.write(NGINX.format(folder=self.folder, address=self.address, sendfile=self.sendfile))
 
     def command(self):
         return ["/usr/sbin/nginx", "-p", self.folder, "-c", f"{self.folder}/nginx.conf", "-g", "daemon off;"]
@@ -308,6 +316,11 @@ class Nginx(System):
     public_reads = reads
 
 
+class NginxSendfile(Nginx):
+    """As Debian configures it: files go from the kernel's memory to the socket without a copy."""
+    name, sendfile = "nginx, sendfile", "on"
+
+
 class Express(System):
     name, durable = "Express, multer, sharp", "no"
 
@@ -325,6 +338,37 @@ class Express(System):
 
     def variants(self, picture, count, width):
         return [wrk.head("GET", f"/image/{name}/{width}") for name in self.store(picture, count)]
+
+
+class SyncedFiles(System):
+    """No service at all: threads that write files of that size, sync each and its folder. What durability alone allows."""
+    name, durable = "synced files alone, no HTTP", "yes"
+
+    def command(self):
+        return ["sleep", "infinity"]
+
+    def await_ready(self):
+        pass
+
+    def write_files(self, picture, threads, seconds):
+        times, until = [], time.perf_counter() + seconds
+        folder = os.open(self.folder, os.O_RDONLY)
+
+        def work(thread):
+            turn = 0
+            while (started := time.perf_counter()) < until:
+                file = os.open(f"{self.folder}/{thread}-{turn}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                os.write(file, picture)
+                os.fsync(file)
+                os.close(file)
+                os.fsync(folder)
+                times.append((time.perf_counter() - started) * 1000)
+                turn += 1
+
+        at_once(work, threads)
+        os.close(folder)
+        times.sort()
+        return wrk.Result(len(times) / seconds, times[len(times) // 2], times[len(times) * 99 // 100])
 
 
 class PictRs(System):
