@@ -25,6 +25,14 @@ def filling(count):
     return b"".join([*made, comment(bytes(count - 4))])
 
 
+IDENTITY = comment(b"id: " + b"0" * 16)
+
+
+def padded(jpeg, size):
+    """The same picture, exactly as long."""
+    return jpeg[:2] + IDENTITY + filling(size - len(IDENTITY) - len(jpeg)) + jpeg[2:]
+
+
 def photograph(folder, bytes_max):
     """The largest rendering of a photograph that fits."""
     side, path = 6000.0, f"{folder}/photograph.jpg"
@@ -42,7 +50,5 @@ def pictures(folder):
     """One of each size, exactly as long as it says. The digits stand in its first comment; what is missing is filled with more."""
     made = {}
     for name, size in SIZES.items():
-        identity = comment(b"id: " + b"0" * 16)
-        jpeg = photograph(folder, size - len(identity) - 4)
-        made[name] = jpeg[:2] + identity + filling(size - len(identity) - len(jpeg)) + jpeg[2:]
+        made[name] = padded(photograph(folder, size - len(IDENTITY) - 4), size)
     return made
