@@ -16,6 +16,9 @@ use crate::model::Digest;
 /// Bytes that [`Spool::head`] keeps.
 pub const HEAD_BYTES: usize = 32 * 1024;
 
+/// Bytes that usually come at a time.
+const CHUNK_BYTES: usize = 32 * 1024;
+
 /// Takes chunks.
 #[derive(Debug)]
 pub struct Spool {
@@ -67,9 +70,8 @@ impl Spool {
     #[must_use]
     pub fn expecting(mut self, bytes: u64) -> Self {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        if bytes <= self.memory_bytes_max {
-            self.buffer.reserve_exact(bytes);
-        }
+        // What doesn't fit goes into the file once there is more than that, by at most a chunk.
+        self.buffer.reserve_exact(bytes.min(self.memory_bytes_max + CHUNK_BYTES));
         self
     }
 

@@ -17,5 +17,6 @@ pub mod pages;
 pub mod router;
 pub mod serve;
 pub mod signed;
+mod surrounded;
 pub mod telemetry;
 mod tls;

@@ -1,14 +1,9 @@
 //! Every route of the service, on one page. `docs/openapi.json` is made from the same handlers; a test holds the two together.
 
-use std::panic::AssertUnwindSafe;
-
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, Method, header};
-use axum::middleware::{self, Next};
-use axum::response::Response;
 use axum::routing::{any, delete, get, post, put};
-use futures_util::FutureExt as _;
+use tower::layer::layer_fn;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 
@@ -18,7 +13,8 @@ use crate::api::native::{record, show};
 use crate::api::opsportal::{base64, read, site, upload};
 use crate::api::s3;
 use crate::serve::Service;
-use crate::{guard, health, pages, telemetry};
+use crate::surrounded::Surrounded;
+use crate::{guard, health, pages};
 
 /// All routes with all layers.
 pub fn router(service: Service) -> Router {
@@ -82,18 +78,8 @@ pub fn router(service: Service) -> Router {
     let router = router.fallback(guard::not_found);
     let router = if service.settings.server.cors_origins.is_empty() { router } else { router.layer(cors(&service)) };
     // One layer for what surrounds every route: a request copies what lies within each.
-    router.layer(middleware::from_fn_with_state(service.clone(), surround)).with_state(service)
-}
-
-/// From the outside in: the request is observed, guarded, and a panic over it is caught.
-async fn surround(State(service): State<Service>, matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    telemetry::observe(&service, matched.as_ref(), request, async |request| {
-        guard::guard(&service, request, async |request| {
-            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(guard::panicked)
-        })
-        .await
-    })
-    .await
+    let surroundings = service.clone();
+    router.layer(layer_fn(move |inner| Surrounded { inner, service: surroundings.clone() })).with_state(service)
 }
 
 /// A fixed list of origins; an origin that isn't on it gets no header that lets it in.
