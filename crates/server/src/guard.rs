@@ -9,7 +9,6 @@ use axum::response::{IntoResponse as _, Response};
 use crate::api::problem::Problem;
 use crate::api::{dropbox, file_service, opsportal, s3};
 use crate::serve::Service;
-use crate::telemetry;
 
 /// For answers that set no policy of their own: they are data, not documents.
 const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
@@ -115,6 +114,6 @@ pub async fn not_found(uri: Uri) -> Response {
 #[expect(clippy::needless_pass_by_value, reason = "whoever caught it hands over the box")]
 pub fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let reason = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
-    tracing::error!(reason, request = telemetry::request_id(), "a handler panicked");
+    tracing::error!(reason, "a handler panicked");
     opsportal::Refusal::internal().into_response()
 }
