@@ -103,14 +103,19 @@ test("every refusal is read from the frame and stores nothing", async ({ page })
   expect(stored(server.blobs).length).toBe(before);
 });
 
-test("a portal on a sibling host reads the frame by document.domain", async ({ page }) => {
-  const port = new URL(server.url).port;
-  const [images, portal] = [`http://images.portal.test:${port}`, `http://www.portal.test:${port}`];
-  await openPortal(page, images);
-  const [csrf] = (await page.context().cookies(images)).filter((cookie) => cookie.name === "Csrf-Token_acme");
-  await openPortal(page, portal, null);
-  await page.evaluate((csrf) => { document.domain = "portal.test"; document.cookie = `Csrf-Token_acme=${csrf}; path=/`; }, csrf.value);
-  const added = await add(page, path.join(photographs, "rocket.jpg"), images, "portal.test");
-  expect(added).toMatchObject({ status: "200", text: "success" });
-  expect(added.body).toMatch(/^[0-9]+$/);
+test.describe("jquery-form, which looks at its frame 15 ms after it was sent", () => {
+  // If the answer has just come and its script, which sets document.domain, hasn't run yet, it takes the frame for an aborted upload.
+  test.describe.configure({ retries: 2 });
+
+  test("a portal on a sibling host reads the frame by document.domain", async ({ page }) => {
+    const port = new URL(server.url).port;
+    const [images, portal] = [`http://images.portal.test:${port}`, `http://www.portal.test:${port}`];
+    await openPortal(page, images);
+    const [csrf] = (await page.context().cookies(images)).filter((cookie) => cookie.name === "Csrf-Token_acme");
+    await openPortal(page, portal, null);
+    await page.evaluate((csrf) => { document.domain = "portal.test"; document.cookie = `Csrf-Token_acme=${csrf}; path=/`; }, csrf.value);
+    const added = await add(page, path.join(photographs, "rocket.jpg"), images, "portal.test");
+    expect(added).toMatchObject({ status: "200", text: "success" });
+    expect(added.body).toMatch(/^[0-9]+$/);
+  });
 });
