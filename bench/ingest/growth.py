@@ -59,6 +59,8 @@ class Grown(systems.Imagewell):
         read = database.execute(f"SELECT id, org, blob FROM made WHERE n % {every} = 0 LIMIT {READ}").fetchall()
         database.execute("PRAGMA journal_mode = WAL")
         database.close()
+        # What was filled must not be written back while it is measured.
+        os.sync()
         return [self.with_bytes(*row) for row in read]
 
     @staticmethod
