@@ -39,7 +39,6 @@ def targets(facts):
         if found := facts.get(f"upload {size} 16"):
             add(f"durable form uploads of {size} over 16 connections, of Express's", ratio(found, "Express, multer, sharp"), bound)
             add("the same, of nginx's PUT", ratio(found, "nginx"), 0.6)
-            add("the same, of synced files alone", ratio(found, "synced files alone, no HTTP"), 0.6)
     if "memory 1 imagewell" in facts:
         add("MiB more during an upload of 100 MB", facts["memory 1 imagewell"], 8, at_least=False)
     if grown := facts.get("growth"):
