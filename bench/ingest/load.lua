@@ -1,4 +1,4 @@
--- One script for every load. What to send stands in the file that LOAD names: one JSON-free line per kind of request,
+-- One script for every load. What to send stands in the file that LOAD names: one line per kind of request,
 --
 --     weight TAB kind TAB argument…
 --

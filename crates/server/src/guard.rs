@@ -3,17 +3,16 @@
 use std::any::Any;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::api::problem::Problem;
 use crate::api::{dropbox, file_service, opsportal, s3};
+use crate::delivery::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::serve::Service;
 
 /// For answers that set no policy of their own: they are data, not documents.
 const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Refuses what no route wants, and puts the headers on that every answer has.
 pub async fn guard(service: &Service, request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {

@@ -97,13 +97,7 @@ mod tests {
     #[test]
     fn the_mac_is_that_of_the_rfc() {
         let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        let hex: String = mac("Jefe", "what do ya want for nothing?")
-            .finalize()
-            .into_bytes()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(hex, expected);
+        assert_eq!(hex::encode(mac("Jefe", "what do ya want for nothing?").finalize().into_bytes()), expected);
     }
 
     #[test]

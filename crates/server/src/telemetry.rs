@@ -28,7 +28,7 @@ tokio::task_local! {
 /// The id of the request that this task answers; empty outside of one.
 #[must_use]
 pub fn request_id() -> String {
-    CURRENT_REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
+    with_request_id(str::to_owned).unwrap_or_default()
 }
 
 /// Does something with the id of the request that this task answers, if it answers one.

@@ -27,7 +27,8 @@ pub const INERT_POLICY: &str = "default-src 'none'; sandbox; frame-ancestors 'no
 /// A year, and no questions (RFC 9111 §5.2.2, RFC 8246).
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// Which pages may embed what is sent (Fetch standard, "Cross-Origin-Resource-Policy header").
+pub const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Headers of an answer with bytes: the map need not grow while they are set.
 const HEADERS_EXPECTED: usize = 16;
