@@ -10,14 +10,16 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::accounts::{Accounts, SessionLimits};
-use crate::db::Database;
+use crate::changes::Change;
+use crate::db::listening::Hearing;
+use crate::db::{self, Database};
 use crate::halt::Halt;
 use crate::keys::Keys;
 use crate::looks::Looks;
 use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
 use crate::passwords::Passwords;
 use crate::spool::Spool;
-use crate::storage::Storage;
+use crate::storage::{self, Reserve, Storage};
 use crate::variant::Uses;
 use crate::workers::{WorkerLimits, Workers};
 use crate::{Error, looks, sweep, variant};
@@ -26,9 +28,9 @@ use crate::{Error, looks, sweep, variant};
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The database.
-    pub database_file: PathBuf,
+    pub database: db::Place,
     /// The blobs.
-    pub blob_folder: PathBuf,
+    pub storage: storage::Place,
     /// Uploads that don't fit in memory, on their way.
     pub spool_folder: PathBuf,
     /// Bounds on images.
@@ -37,12 +39,8 @@ pub struct Options {
     pub upload_memory_bytes_max: usize,
     /// Uploads received at once.
     pub uploads_concurrent_max: usize,
-    /// Free space that uploads leave alone.
-    pub free_bytes_min: u64,
-    /// Free inodes that uploads leave alone.
-    pub free_inodes_min: u64,
-    /// Connections that read the database.
-    pub database_readers_max: u32,
+    /// What uploads leave free of the local disk.
+    pub reserve: Reserve,
     /// Bytes of blobs held in memory for reading.
     pub blob_cache_bytes_max: u64,
     /// A larger blob is not held in memory.
@@ -77,6 +75,13 @@ const TICKETS_SWEPT_EVERY: u64 = 10;
 /// Seconds between two looks at what renderings were used and how much they take.
 const VARIANTS_TENDED_EVERY: u64 = 5;
 
+/// Seconds between two looks for images that another node, now dead, has left unseen.
+const LOOKED_FOR_EVERY: u64 = 60;
+/// How often a node asks whether a sweep is due in the cluster.
+const SWEEP_ASKED_FOR_EVERY: Duration = Duration::from_secs(60);
+/// For reading rights again, and for a word to the others. With the silence that is borne, it stays below five seconds in all.
+const KEEPING_UP_MAX: Duration = Duration::from_secs(1);
+
 /// A worker that waits for longer ends.
 const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -93,7 +98,7 @@ impl quick_cache::Weighter<BlobKey, Bytes> for BlobWeight {
 /// The service. Cheap to share.
 #[derive(Debug)]
 pub struct App {
-    /// The embedded database.
+    /// The database.
     pub database: Database,
     /// The blobs.
     pub storage: Storage,
@@ -114,6 +119,9 @@ pub struct App {
     pub(crate) blob_owners: Cache<BlobKey, ImageId>,
     pub(crate) blobs: Cache<BlobKey, Bytes, BlobWeight>,
     pub(crate) options: Options,
+    /// What this process is called among others on the same database.
+    pub(crate) node: String,
+    hearing: Hearing,
 }
 
 impl App {
@@ -123,14 +131,9 @@ impl App {
     /// [`Error::Internal`] says what could not be opened.
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
         let halt = Arc::new(Halt::default());
-        let storage = Storage::open(
-            options.blob_folder.clone(),
-            options.spool_folder.clone(),
-            Arc::clone(&halt),
-            options.free_bytes_min,
-            options.free_inodes_min,
-        )?;
-        let database = Database::open(&options.database_file, options.database_readers_max, Arc::clone(&halt)).await?;
+        let node = uuid::Uuid::now_v7().to_string();
+        let storage = Storage::open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
+        let database = Database::open(&options.database, Arc::clone(&halt)).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
         let concurrent_max = options.password_concurrent_max;
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
@@ -140,7 +143,7 @@ impl App {
         accounts.refresh_rights().await?;
         // The cache is told how many entries to expect; small images of 16 KiB on average.
         let blobs_expected = usize::try_from(options.blob_cache_bytes_max / (16 * 1024)).unwrap_or(usize::MAX).max(16);
-        Ok(Arc::new(Self {
+        let app = Arc::new(Self {
             accounts,
             keys: Keys::open(database.clone()).await?,
             halt,
@@ -156,7 +159,28 @@ impl App {
             database,
             storage,
             options,
-        }))
+            hearing: Hearing::new(&node),
+            node,
+        });
+        let listener = Arc::downgrade(&app);
+        app.database.on_change(move |change| {
+            if let Some(app) = listener.upgrade() {
+                app.forget(change);
+            }
+        });
+        Ok(app)
+    }
+
+    /// Forgets what is held in memory of what has changed, also while it is being read.
+    fn forget(&self, change: Change) {
+        match change {
+            Change::Image(id) => {
+                self.images.remove(&id);
+            }
+            Change::Everything => self.images.clear(),
+            Change::Session(_) | Change::SessionsOf(_) => {}
+        }
+        self.accounts.forget(change);
     }
 
     /// A spool for text that is decoded before it is uploaded.
@@ -171,7 +195,8 @@ impl App {
     /// What stands in the way.
     pub async fn ready(&self) -> Result<(), Error> {
         self.halt.check()?;
-        self.database.ping().await
+        self.database.ping().await?;
+        self.storage.ping().await
     }
 
     /// Forgets what is cached of rights, rules and keys when any of them changed, here or in another process.
@@ -189,6 +214,42 @@ impl App {
 
     /// Does what must be done once a second, a minute and an hour, until dropped.
     pub async fn run_in_background(self: Arc<Self>) {
+        tokio::join!(self.keep_up_with_others(), self.hearing.listen(&self.database), self.tidy());
+    }
+
+    /// Sees to it that what is held in memory is never older than a few seconds. It waits for nothing else.
+    async fn keep_up_with_others(&self) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_sharp = false;
+        loop {
+            seconds.tick().await;
+            let (refreshed, said) = tokio::join!(
+                tokio::time::timeout(KEEPING_UP_MAX, self.refresh_rights()),
+                tokio::time::timeout(KEEPING_UP_MAX, self.hearing.say(&self.database))
+            );
+            if !matches!(refreshed, Ok(Ok(()))) {
+                tracing::warn!("rights could not be read again: what was known of them is not trusted");
+                self.forget(Change::Everything);
+                self.namespaces.clear();
+                self.presets.clear();
+            }
+            if !self.database.is_shared() {
+                continue;
+            }
+            let sharp = matches!(said, Ok(Ok(()))) && self.hearing.is_sharp();
+            if !sharp || !was_sharp {
+                self.forget(Change::Everything);
+            }
+            if sharp != was_sharp {
+                tracing::info!(sharp, "hearing what other nodes change; without that, records are held for a second at most");
+                metrics::gauge!("imagewell_hears_other_nodes").set(if sharp { 1.0 } else { 0.0 });
+            }
+            was_sharp = sharp;
+        }
+    }
+
+    async fn tidy(self: &Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut next_sweep = tokio::time::Instant::now();
@@ -196,17 +257,18 @@ impl App {
         loop {
             seconds.tick().await;
             ticks += 1;
-            if let Err(error) = self.refresh_rights().await {
-                tracing::warn!(%error, "rights could not be read again");
+            if ticks.is_multiple_of(LOOKED_FOR_EVERY) {
+                // What another node has left.
+                self.looks.wake();
             }
-            looks::go_on(&self);
+            looks::go_on(self);
             if ticks.is_multiple_of(VARIANTS_TENDED_EVERY)
-                && let Err(error) = variant::tend(&self).await
+                && let Err(error) = variant::tend(self).await
             {
                 tracing::warn!(%error, "renderings could not be tended; it is tried again");
             }
             if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
-                && let Err(error) = sweep::remove_expired(&self).await
+                && let Err(error) = sweep::remove_expired(self).await
             {
                 tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
             }
@@ -215,10 +277,11 @@ impl App {
                 self.workers.end_idle(WORKERS_IDLE_MAX);
             }
             if tokio::time::Instant::now() >= next_sweep {
-                next_sweep = tokio::time::Instant::now() + self.options.sweep.interval;
-                let app = Arc::clone(&self);
+                // Where others may have it, it is asked again sooner.
+                next_sweep = tokio::time::Instant::now() + self.options.sweep.interval.min(SWEEP_ASKED_FOR_EVERY);
+                let app = Arc::clone(self);
                 tokio::spawn(async move {
-                    if let Err(error) = sweep::run(&app, sweep::Mode::Remove, |_| {}).await {
+                    if let Err(error) = sweep::run_if_due(&app).await {
                         tracing::warn!(%error, "sweeping failed; it is tried again later");
                     }
                 });

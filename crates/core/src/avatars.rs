@@ -4,6 +4,9 @@ use crate::app::App;
 use crate::model::{Actor, Image, Resource, TicketNumber, Timestamp};
 use crate::{Error, access, db, tickets};
 
+/// For the next number of a resource, if others take it at the same time.
+const TRIES_MAX: usize = 10;
+
 /// The present avatar, or the one of a number. None stands for the generated default.
 ///
 /// # Errors
@@ -27,16 +30,21 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
     access::check(actor, access::Action::EditResource(resource))?;
     let image = tickets::find_own(app, actor, number).await?;
     let (row, org, by, now) = (resource.clone(), actor.org, actor.account, Timestamp::now());
-    let avatar = app
-        .database
-        .write(move |connection| {
+    let mut tries = 0;
+    let avatar = loop {
+        let row = row.clone();
+        let taken = app.database.write(move |connection| {
             Box::pin(async move {
                 let id = db::tickets::claim(connection, number, org, now).await?.ok_or(Error::NotFound)?;
                 db::avatars::append(connection, org, &row, Some(id), by).await
             })
-        })
-        .await?;
-    app.images.remove(&image.id);
+        });
+        match taken.await {
+            // Another node has given the resource an avatar at the same time, and nothing of ours was done.
+            Err(Error::Conflict) if tries < TRIES_MAX => tries += 1,
+            taken => break taken?,
+        }
+    };
     tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, image = %image.id, "avatar taken");
     avatar.ok_or_else(|| Error::Internal { detail: "a picture was taken and is no avatar".into() })
 }

@@ -101,12 +101,11 @@ pub async fn versions(app: &App, actor: &Actor, file: Named<'_>, below: u32, cou
 pub async fn set_acl(app: &App, actor: &Actor, file: Named<'_>, acl: Acl) -> Result<Image, Error> {
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
-    let id = app
-        .database
+    app.database
         .write(move |connection| Box::pin(async move { db::files::set_acl(connection, &address, acl).await }))
         .await?
         .ok_or(Error::NotFound)?;
-    changed(app, actor, id, file, acl.as_str());
+    changed(actor, file, acl.as_str());
     db::files::find(&app.database, &file.address(actor.org), None).await?.ok_or(Error::NotFound)
 }
 
@@ -119,12 +118,11 @@ pub async fn delete(app: &App, actor: &Actor, file: Named<'_>, number: Option<u3
     let address = file.address(actor.org);
     let image = db::files::find(&app.database, &address, number).await?.ok_or(Error::NotFound)?;
     let now = Timestamp::now();
-    let id = app
-        .database
+    app.database
         .write(move |connection| Box::pin(async move { db::files::delete(connection, &address, number, now).await }))
         .await?
         .ok_or(Error::NotFound)?;
-    changed(app, actor, id, file, "deleted");
+    changed(actor, file, "deleted");
     Ok((image, now.plus(app.options.sweep.undo)))
 }
 
@@ -136,17 +134,15 @@ pub async fn restore(app: &App, actor: &Actor, file: Named<'_>, number: Option<u
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
     let deleted_since = Timestamp::now().minus(app.options.sweep.undo);
-    let id = app
-        .database
+    app.database
         .write(move |connection| Box::pin(async move { db::files::restore(connection, &address, number, deleted_since).await }))
         .await?
         .ok_or(Error::NotFound)?;
-    changed(app, actor, id, file, "restored");
+    changed(actor, file, "restored");
     db::files::find(&app.database, &file.address(actor.org), number).await?.ok_or(Error::NotFound)
 }
 
-fn changed(app: &App, actor: &Actor, id: ImageId, file: Named<'_>, what: &str) {
-    app.images.remove(&id);
+fn changed(actor: &Actor, file: Named<'_>, what: &str) {
     let (login, org) = (&actor.login, actor.org.0);
     let (namespace, name) = (file.namespace.as_str(), file.name.as_str());
     tracing::info!(target: "audit", login, org, namespace, name, what, "file changed");

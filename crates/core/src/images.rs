@@ -27,7 +27,6 @@ pub async fn versions(app: &App, actor: &Actor, id: ImageId) -> Result<Vec<Image
 pub async fn set_focus(app: &App, actor: &Actor, id: ImageId, focus: Option<(u16, u16)>) -> Result<(), Error> {
     editable(app, actor, id).await?;
     app.database.write(move |connection| Box::pin(async move { db::images::set_focus(connection, id, focus).await })).await?;
-    app.images.remove(&id);
     tracing::info!(target: "audit", login = actor.login, image = %id, "focal point set");
     Ok(())
 }
@@ -39,7 +38,6 @@ pub async fn set_focus(app: &App, actor: &Actor, id: ImageId, focus: Option<(u16
 pub async fn purge(app: &App, actor: &Actor, id: ImageId) -> Result<usize, Error> {
     editable(app, actor, id).await?;
     let count = variant::purge(app, id).await?;
-    app.images.remove(&id);
     tracing::info!(target: "audit", login = actor.login, image = %id, count, "renderings purged");
     Ok(count)
 }

@@ -11,13 +11,16 @@ use imagewell_imaging::transform::Outputs;
 use crate::app::App;
 use crate::grammar::Asked;
 use crate::model::{Image, State, Timestamp};
-use crate::{Error, db, presets, variant};
+use crate::{Error, db, leases, presets, variant};
 
 /// Versions that are read from the database at a time.
 const PAGE: u32 = 32;
 
 /// Between two looks while uploads are coming in: they want the processors and the database for themselves.
 const BESIDE_UPLOADS: Duration = Duration::from_millis(100);
+
+/// Longer than any look takes.
+const LEASE_LASTS: Duration = Duration::from_secs(120);
 
 /// Whether something may wait, and whether somebody is at it.
 #[derive(Debug)]
@@ -72,18 +75,38 @@ async fn catch_up(app: &App) -> Result<(), Error> {
         if waiting.is_empty() {
             return Ok(());
         }
+        let mut taken = 0;
         for image in waiting {
             if app.uploads.available_permits() < app.options.uploads_concurrent_max {
                 tokio::time::sleep(BESIDE_UPLOADS).await;
             }
+            if app.database.is_shared() && !leases::take(app, lease(&image), LEASE_LASTS).await? {
+                continue;
+            }
             // Whatever comes of it, its row then says that somebody has looked.
-            look_at(app, &image).await?;
+            let looked = look_at(app, &image).await;
+            leases::give_back(app, lease(&image)).await;
+            looked?;
+            taken += 1;
+        }
+        if taken == 0 {
+            // Other nodes are at all of them. Should one die, its images are found again later.
+            return Ok(());
         }
     }
 }
 
+/// Who has it looks at the version.
+fn lease(image: &Image) -> String {
+    format!("look:{}", image.version.blob.as_str())
+}
+
 async fn look_at(app: &App, image: &Image) -> Result<(), Error> {
     let version = &image.version;
+    if !db::looks::waits(&app.database, &version.blob).await? {
+        // Another node was faster.
+        return Ok(());
+    }
     let look = match variant::content(app, version).await {
         Ok(source) => app.workers.look(image.org, &source, version.facts.as_ref()).await,
         Err(error) => Err(error),
@@ -100,14 +123,12 @@ async fn look_at(app: &App, image: &Image) -> Result<(), Error> {
     if look.is_some() && image.state == State::Kept {
         prewarm(app, image).await?;
     }
-    let blob = version.blob.clone();
+    let image = image.clone();
     app.database
         .write(move |connection| {
-            Box::pin(async move { db::looks::set(connection, &blob, look.as_ref(), Timestamp::now()).await })
+            Box::pin(async move { db::looks::set(connection, &image, look.as_ref(), Timestamp::now()).await })
         })
-        .await?;
-    app.images.remove(&image.id);
-    Ok(())
+        .await
 }
 
 /// Makes the renderings of those presets that are to be there at once: for clients that read WebP, and for those that don't.

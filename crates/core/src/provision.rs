@@ -131,6 +131,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
         .write(move |connection| {
             Box::pin(async move {
                 let mut run = Run { rows: Provisioning(connection), changes: Vec::new() };
+                run.rows.hold_generation().await?;
                 for org in &orgs {
                     run.org(org).await?;
                 }

@@ -11,10 +11,15 @@ use crate::db::files::PastUndo;
 use crate::db::tickets::Expired;
 use crate::model::{BlobKey, Timestamp};
 use crate::storage::StoredBlob;
-use crate::{Error, db, variant};
+use crate::{Error, db, leases, variant};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
+/// Who has it sweeps, and nobody else until it has ended.
+const LEASE: &str = "sweep";
+const LEASE_LASTS: Duration = Duration::from_secs(120);
+/// Who has it removes pictures that nobody took.
+const EXPIRED_LEASE: &str = "expired";
 /// Rows and their blobs go in pages of this many.
 const PAGE: u32 = 256;
 
@@ -105,6 +110,32 @@ pub struct Summary {
     pub bytes: u64,
 }
 
+/// Sweeps unless another node does, or has done so within the interval.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_if_due(app: &App) -> Result<(), Error> {
+    if !leases::take(app, LEASE.to_owned(), LEASE_LASTS).await? {
+        return Ok(());
+    }
+    let started = tokio::time::Instant::now();
+    let renewing = async {
+        loop {
+            tokio::time::sleep(LEASE_LASTS / 4).await;
+            if let Err(error) = leases::take(app, LEASE.to_owned(), LEASE_LASTS).await {
+                tracing::warn!(%error, "another node may begin to sweep too");
+            }
+        }
+    };
+    let swept = tokio::select! {
+        swept = run(app, Mode::Remove, |_| {}) => swept,
+        () = renewing => return Ok(()),
+    };
+    let rest = app.options.sweep.interval.saturating_sub(started.elapsed());
+    leases::take(app, LEASE.to_owned(), if swept.is_ok() { rest } else { Duration::ZERO }).await?;
+    swept.map(|_| ())
+}
+
 /// Looks at everything once and tells each finding to `report`.
 ///
 /// # Errors
@@ -134,7 +165,14 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     summary.sessions = sweep_sessions(app, mode).await?;
     report(&Finding::EndedSessions(summary.sessions));
     if mode == Mode::Remove {
-        app.database.write(move |connection| Box::pin(async move { db::keys::delete_ended(connection, now).await })).await?;
+        app.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    db::leases::delete_ended(connection, now.minus(LEASE_LASTS)).await?;
+                    db::keys::delete_ended(connection, now).await
+                })
+            })
+            .await?;
         tracing::info!(?summary, "swept");
         metrics::counter!("imagewell_swept_blobs_total").increment(summary.orphans);
     }
@@ -150,7 +188,10 @@ async fn sweep_doomed<T: Doomed>(app: &App, mode: Mode, until: Timestamp) -> Res
 
 /// Removes pictures that nobody took in time.
 pub(crate) async fn remove_expired(app: &App) -> Result<(), Error> {
-    remove_doomed::<Expired>(app, Timestamp::now()).await.map(|_| ())
+    if leases::take(app, EXPIRED_LEASE.to_owned(), LEASE_LASTS).await? {
+        remove_doomed::<Expired>(app, Timestamp::now()).await?;
+    }
+    Ok(())
 }
 
 /// The rows first, since a row never points at missing bytes; what a crash leaves in between is an orphan. Returns how many, and their

@@ -52,7 +52,6 @@ pub async fn crop(app: &App, actor: &Actor, number: TicketNumber, part: impl FnO
         .database
         .write(move |connection| Box::pin(async move { db::tickets::set_crop(connection, id, crop, now).await }))
         .await?;
-    app.images.remove(&id);
     if set { Ok(()) } else { Err(Error::NotFound) }
 }
 

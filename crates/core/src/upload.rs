@@ -245,7 +245,7 @@ impl Received {
         let Self { app, request, spooled, facts, _permit } = self;
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
-        app.storage.put(&image.version.blob, &spooled.content).await?;
+        app.storage.put(&image.version.blob, &spooled.content, &image.version.content_type).await?;
         let (image, ticket) = match commit(&app, image.clone(), request.target).await {
             Ok(stored) => stored,
             Err(error) => {
@@ -253,7 +253,6 @@ impl Received {
                 return Err(error);
             }
         };
-        app.images.remove(&image.id);
         app.halt.check()?;
         app.looks.wake();
         metrics::counter!("imagewell_uploads_total").increment(1);
@@ -368,7 +367,7 @@ async fn commit(app: &App, row: Image, target: Target) -> Result<(Image, Option<
 
 /// The row was refused, so the blob has no owner. When the commit's fate is unknown the blob stays for `sweep` to judge.
 async fn discard(app: &App, image: &Image, error: &Error) {
-    if matches!(error, Error::Conflict | Error::NoSpace)
+    if matches!(error, Error::Conflict | Error::NoSpace | Error::Busy { .. })
         && let Err(error) = app.storage.delete(&image.version.blob).await
     {
         tracing::warn!(%error, "the blob of a refused upload is left to the sweep");

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use imagewell_imaging::Format;
@@ -15,10 +16,16 @@ use crate::fetch::{self, Body};
 use crate::model::{BlobKey, Image, ImageId, Timestamp, Version};
 use crate::spool::{Content, Spool};
 use crate::storage::Storage;
-use crate::{Error, db};
+use crate::{Error, db, leases};
 
 /// Uses that are noted at a time; more in between are not, which only makes a rendering look older than it is.
 const USES_NOTED_MAX: usize = 100_000;
+/// A node that waits for another one's rendering asks for it so often.
+const ASKED_FOR_EVERY: Duration = Duration::from_millis(100);
+/// Who has it counts renderings, and removes those used longest ago.
+const EVICTION_LEASE: &str = "evict";
+/// In a cluster, where others add renderings too, they are counted this often.
+const COUNTED_EVERY: Duration = Duration::from_secs(60);
 /// Renderings that go at a time.
 const PAGE: u32 = 256;
 
@@ -125,15 +132,65 @@ pub async fn open_or_render(app: &App, image: &Image, transform: &OfImage) -> Re
                 Err(Error::NotFound) => {}
                 Err(error) => return Err(error),
             }
-            let source = content(app, &image.version).await?;
-            let bytes = app.workers.render(image.org, &source, image.version.facts.as_ref(), &transform.0).await?;
-            keep(app, &key, &image.version.blob, &bytes).await?;
-            Ok::<_, Error>(bytes)
+            match turn(app, &key).await? {
+                Turn::Made(bytes) => Ok(bytes),
+                Turn::Ours => {
+                    let rendered = render(app, image, transform, &key).await;
+                    leases::give_back(app, lease(&key)).await;
+                    rendered
+                }
+            }
         })
         .await?;
     app.variant_uses.note(&key);
     let format = Format::sniff(&bytes).map_err(|error| Error::internal("recognising a rendering", &error))?;
     Ok(Variant { bytes, format })
+}
+
+async fn render(app: &App, image: &Image, transform: &OfImage, key: &BlobKey) -> Result<Bytes, Error> {
+    let source = content(app, &image.version).await?;
+    let bytes = app.workers.render(image.org, &source, image.version.facts.as_ref(), &transform.0).await?;
+    keep(app, key, &image.version.blob, &bytes).await?;
+    Ok(bytes)
+}
+
+/// Who makes a rendering that isn't there.
+enum Turn {
+    /// This node.
+    Ours,
+    /// Another one has just done it.
+    Made(Bytes),
+}
+
+/// Who has it makes the rendering.
+fn lease(key: &BlobKey) -> String {
+    format!("render:{}", key.as_str())
+}
+
+/// Waits until another node has made it, or it is this node's turn. Within a process the cache of blobs sees to that.
+async fn turn(app: &App, key: &BlobKey) -> Result<Turn, Error> {
+    if !app.database.is_shared() {
+        return Ok(Turn::Ours);
+    }
+    let limits = app.options.workers;
+    let lasts = limits.wait_max + limits.time_max;
+    let until = tokio::time::Instant::now() + lasts;
+    loop {
+        let ours = leases::take(app, lease(key), lasts).await?;
+        // Also with the lease: whoever had it before may have done it in between.
+        match app.storage.read(key).await {
+            Ok(bytes) => {
+                if ours {
+                    leases::give_back(app, lease(key)).await;
+                }
+                return Ok(Turn::Made(bytes));
+            }
+            Err(Error::NotFound) if ours => return Ok(Turn::Ours),
+            Err(Error::NotFound) if tokio::time::Instant::now() < until => tokio::time::sleep(ASKED_FOR_EVERY).await,
+            Err(Error::NotFound) => return Err(Error::Busy { retry_after: limits.wait_max }),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Stores a rendering, bytes first, unless there is no room for it or its version is gone by now.
@@ -227,7 +284,10 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
             })
         })
         .await?;
-    if app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max {
+    let within = app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max;
+    let counts =
+        if app.database.is_shared() { leases::take_free(app, EVICTION_LEASE.to_owned(), COUNTED_EVERY).await? } else { !within };
+    if !counts {
         return Ok(());
     }
     // What is added from here on counts on top of what is counted.

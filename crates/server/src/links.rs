@@ -65,14 +65,17 @@ pub fn plain(base: &str, blob: &BlobKey) -> String {
     format!("{base}/{BUCKET}/{}", blob.as_str())
 }
 
-/// A link that opens from now on for as long as the settings say.
+/// A link that opens from now on for as long as the settings say: the bucket's own, or one of ours where the store is a folder.
 ///
 /// # Errors
 /// [`Error::Internal`] when there is no key to sign with.
-pub fn presign(app: &App, settings: &Settings, base: &str, blob: &BlobKey) -> Result<String, Error> {
+pub async fn presign(app: &App, settings: &Settings, base: &str, blob: &BlobKey) -> Result<String, Error> {
+    let lifetime = Duration::from_secs(settings.file_service.link_ttl_seconds);
+    if let Some(link) = app.storage.presign(blob, lifetime).await? {
+        return Ok(link);
+    }
     let key = app.keys.current(KeyPurpose::Links)?;
     let address = plain(base, blob);
-    let lifetime = Duration::from_secs(settings.file_service.link_ttl_seconds);
     let region = &settings.file_service.link_region;
     let parameters = signed(&key, "GET", &address, region, SystemTime::now(), lifetime)?;
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use imagewell_core::accounts::SessionLimits;
 use imagewell_core::app::Options;
+use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
-use imagewell_core::{App, Error, sweep};
+use imagewell_core::{App, DatabasePlace, Error, Patience, sweep};
 use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
 use crate::auth::provider::Provider;
 use crate::auth::tokens::TokenKeys;
-use crate::config::Settings;
+use crate::config::{DatabaseUrl, Settings, StorageUrl};
 use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
 use crate::{router, telemetry, tls};
@@ -110,15 +111,13 @@ impl Service {
 
 fn options(settings: &Settings, worker_program: PathBuf) -> Options {
     Options {
-        database_file: settings.database_file(),
-        blob_folder: settings.blob_folder(),
+        database: database_place(settings),
+        storage: storage_place(settings),
         spool_folder: settings.service.data_dir.join("spool"),
         limits: limits(settings),
         upload_memory_bytes_max: settings.uploads.memory_bytes_max,
         uploads_concurrent_max: settings.uploads.concurrent_max,
-        free_bytes_min: settings.storage.free_bytes_min,
-        free_inodes_min: settings.storage.free_inodes_min,
-        database_readers_max: settings.database.readers_max.get(),
+        reserve: Reserve { bytes_min: settings.storage.free_bytes_min, inodes_min: settings.storage.free_inodes_min },
         blob_cache_bytes_max: settings.cache.blob_bytes_max,
         blob_cache_entry_bytes_max: settings.cache.blob_entry_bytes_max,
         image_cache_max: settings.cache.images_max,
@@ -150,6 +149,42 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             grace: Duration::from_secs(settings.sweep.grace_seconds),
             undo: Duration::from_secs(settings.sweep.undo_seconds),
         },
+    }
+}
+
+/// Where the database is, and how to use it.
+#[must_use]
+pub fn database_place(settings: &Settings) -> DatabasePlace {
+    let database = &settings.database;
+    match settings.database_url() {
+        DatabaseUrl::File(file) => DatabasePlace::File { file, readers_max: database.readers_max.get() },
+        DatabaseUrl::Postgres(url) => DatabasePlace::Server {
+            url,
+            connections_max: database.connections_max.get(),
+            patience: Patience {
+                wait_max: Duration::from_secs(database.wait_seconds_max),
+                time_max: Duration::from_secs(database.time_seconds_max),
+            },
+        },
+    }
+}
+
+/// Where the blobs are, and how to use them.
+#[must_use]
+pub fn storage_place(settings: &Settings) -> storage::Place {
+    let storage = &settings.storage;
+    match settings.storage_url() {
+        StorageUrl::Folder(folder) => storage::Place::Folder(folder),
+        StorageUrl::Bucket(url) => storage::Place::Bucket(BucketPlace {
+            url,
+            endpoint: storage.endpoint.clone(),
+            region: storage.region.clone(),
+            access_key_id: storage.access_key_id.clone(),
+            secret_access_key: storage.secret_access_key.clone(),
+            part_bytes: storage.part_bytes,
+            time_max: Duration::from_secs(storage.time_seconds_max),
+            retry_max: Duration::from_secs(storage.retry_seconds_max),
+        }),
     }
 }
 

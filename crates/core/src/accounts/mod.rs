@@ -15,6 +15,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 
 use crate::Error;
+use crate::changes::Change;
 use crate::db::accounts::Account;
 use crate::db::sessions::Session;
 use crate::db::{self, Database};
@@ -158,9 +159,6 @@ impl Accounts {
                 })
             })
             .await?;
-        if let Some(previous) = previous {
-            self.sessions.remove(&previous);
-        }
         Ok(token)
     }
 
@@ -234,9 +232,7 @@ impl Accounts {
     /// [`Error::Internal`] when that can't be stored.
     pub async fn log_out(&self, token: &SessionToken) -> Result<(), Error> {
         let hash = token.hash();
-        self.database.write(move |connection| Box::pin(async move { db::sessions::delete(connection, hash).await })).await?;
-        self.sessions.remove(&hash);
-        Ok(())
+        self.database.write(move |connection| Box::pin(async move { db::sessions::delete(connection, hash).await })).await
     }
 
     /// Ends all sessions of an account at once and says how many there were.
@@ -249,7 +245,6 @@ impl Accounts {
             .database
             .write(move |connection| Box::pin(async move { db::sessions::delete_of_account(connection, account).await }))
             .await?;
-        self.sessions.retain(|_, live| live.actor.account != account);
         tracing::info!(target: "audit", login = actor.login, ended, "logged out everywhere");
         Ok(ended)
     }
@@ -270,6 +265,18 @@ impl Accounts {
     /// Counts the changes of rights and rules that this process knows of: what was read between two different values may be old.
     pub(crate) fn generation(&self) -> i64 {
         self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Forgets what is held in memory of what has changed.
+    pub(crate) fn forget(&self, change: Change) {
+        match change {
+            Change::Session(hash) => {
+                self.sessions.remove(&hash);
+            }
+            Change::SessionsOf(account) => self.sessions.retain(|_, live| live.actor.account != account),
+            Change::Everything => self.forget_rights(),
+            Change::Image(_) => {}
+        }
     }
 
     fn forget_rights(&self) {

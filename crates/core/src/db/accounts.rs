@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use sqlx::FromRow;
 
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{Query, query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, Timestamp};
 
@@ -39,6 +40,7 @@ statements! {
     ACTIONS = "SELECT DISTINCT ra.action FROM account_roles ar \
         JOIN role_actions ra ON ra.org_id = ar.org_id AND ra.role = ar.role WHERE ar.account_id = $1";
     GENERATION = "SELECT value FROM access_generation WHERE only_row = 1";
+    HOLD_GENERATION = "UPDATE access_generation SET value = value WHERE only_row = 1";
     RAISE_GENERATION = "UPDATE access_generation SET value = value + 1 WHERE only_row = 1";
 }
 
@@ -91,44 +93,32 @@ pub(crate) fn fold(text: &str) -> String {
 /// name its org, as in `org/login`.
 pub(crate) async fn login_candidates(database: &Database, kind: AccountKind, login: &str) -> Result<Vec<Account>, Error> {
     let (org, login) = login.split_once('/').map_or((None, login), |(org, login)| (Some(org), login));
-    let rows: Vec<Row> = sqlx::query_as(LOGIN_CANDIDATES)
-        .bind(fold(login))
-        .bind(org)
-        .bind(kind.as_str())
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let rows: Vec<Row> = query(LOGIN_CANDIDATES).bind(fold(login)).bind(org).bind(kind.as_str()).fetch_all(database).await?;
     rows.into_iter().map(Account::try_from).collect()
 }
 
 /// The account as a caller, with everything its roles allow; none when it is gone or disabled.
 pub(crate) async fn actor(database: &Database, id: AccountId) -> Result<Option<Actor>, Error> {
     let key = id.0.to_string();
-    let row: Option<(i64, String, String, bool)> =
-        sqlx::query_as(CALLER).bind(&key).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let row: Option<(i64, String, String, bool)> = query(CALLER).bind(&key).fetch_optional(database).await?;
     let Some((org, org_name, login, _)) = row.filter(|(.., disabled)| !disabled) else { return Ok(None) };
-    let actions: Vec<String> =
-        sqlx::query_scalar(ACTIONS).bind(&key).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let actions: Vec<String> = query(ACTIONS).bind(&key).fetch_values(database).await?;
     Ok(Some(Actor { org: OrgId(org), org_name, account: id, login, actions: actions.into_iter().collect::<BTreeSet<_>>() }))
 }
 
 /// For how long a client's tokens are to live, where that is decided.
 pub(crate) async fn token_ttl_seconds(database: &Database, id: AccountId) -> Result<Option<i64>, Error> {
-    let row: Option<Option<i64>> = sqlx::query_scalar(TOKEN_TTL)
-        .bind(id.0.to_string())
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Option<i64>> = query(TOKEN_TTL).bind(id.0.to_string()).fetch_optional_value(database).await?;
     Ok(row.flatten())
 }
 
 /// The org that a number or a name stands for.
 pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Result<Option<Org>, Error> {
-    let query = match number_or_name.parse::<i64>() {
-        Ok(number) => sqlx::query_as::<_, (i64, String)>(ORG_BY_ID).bind(number),
-        Err(_) => sqlx::query_as(ORG_BY_NAME).bind(number_or_name.to_owned()),
+    let statement = match number_or_name.parse::<i64>() {
+        Ok(number) => query(ORG_BY_ID).bind(number),
+        Err(_) => query(ORG_BY_NAME).bind(number_or_name.to_owned()),
     };
-    let row = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let row = statement.fetch_optional(database).await?;
     Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
 }
 
@@ -136,12 +126,7 @@ pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Resul
 pub(crate) async fn actions_of_roles(database: &Database, org: OrgId, roles: &[String]) -> Result<BTreeSet<String>, Error> {
     let mut actions = BTreeSet::new();
     for role in roles {
-        let allowed: Vec<String> = sqlx::query_scalar(ROLE_ACTIONS)
-            .bind(org.0)
-            .bind(role)
-            .fetch_all(database.reader())
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let allowed: Vec<String> = query(ROLE_ACTIONS).bind(org.0).bind(role).fetch_values(database).await?;
         actions.extend(allowed);
     }
     Ok(actions)
@@ -149,45 +134,35 @@ pub(crate) async fn actions_of_roles(database: &Database, org: OrgId, roles: &[S
 
 /// The account of somebody whom an outside identity provider vouches for, if there is one yet.
 pub(crate) async fn find_outside_account(database: &Database, org: OrgId, key: &str) -> Result<Option<AccountId>, Error> {
-    let id: Option<String> = sqlx::query_scalar(OUTSIDE)
-        .bind(org.0)
-        .bind(key)
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let id: Option<String> = query(OUTSIDE).bind(org.0).bind(key).fetch_optional_value(database).await?;
     id.map(|id| id.parse().map(AccountId).map_err(|error| Error::internal("reading an account's id", &error))).transpose()
 }
 
 /// Makes such an account, unless it is there. `key` is what tells it from others, `login` what people see.
 pub(crate) async fn insert_outside_account(connection: &mut Connection, org: OrgId, key: &str, login: &str) -> Result<(), Error> {
-    sqlx::query(INSERT_OUTSIDE)
+    query(INSERT_OUTSIDE)
         .bind(AccountId::mint().0.to_string())
         .bind(org.0)
         .bind(login)
         .bind(key)
         .bind(Timestamp::now().0)
         .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+        .await?;
     Ok(())
 }
 
 pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
-    sqlx::query_scalar(GENERATION).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+    query(GENERATION).fetch_value(database).await
 }
 
 /// Whether an org's uploads may be SVG.
 pub(crate) async fn accepts_svg(database: &Database, org: OrgId) -> Result<bool, Error> {
-    let accepts: Option<bool> = sqlx::query_scalar(ACCEPTS_SVG)
-        .bind(org.0)
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let accepts: Option<bool> = query(ACCEPTS_SVG).bind(org.0).fetch_optional_value(database).await?;
     Ok(accepts.unwrap_or(false))
 }
 
 pub(crate) async fn org_count(database: &Database) -> Result<i64, Error> {
-    sqlx::query_scalar(ORG_COUNT).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+    query(ORG_COUNT).fetch_value(database).await
 }
 
 /// The account's stored hash, outside a write: hashing is slow and must not hold the writer.
@@ -197,21 +172,10 @@ pub(crate) async fn find_outside(
     kind: AccountKind,
     login: &str,
 ) -> Result<Option<Account>, Error> {
-    let Some(org) = sqlx::query_as::<_, (i64, String)>(ORG_BY_NAME)
-        .bind(org)
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?
-    else {
+    let Some((org, _)) = query(ORG_BY_NAME).bind(org).fetch_optional::<(i64, String)>(database).await? else {
         return Ok(None);
     };
-    let row: Option<Row> = sqlx::query_as(FIND_ACCOUNT)
-        .bind(org.0)
-        .bind(kind.as_str())
-        .bind(fold(login))
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND_ACCOUNT).bind(org).bind(kind.as_str()).bind(fold(login)).fetch_optional(database).await?;
     row.map(Account::try_from).transpose()
 }
 
@@ -220,78 +184,61 @@ pub(crate) struct Provisioning<'c>(pub(crate) &'c mut Connection);
 
 impl Provisioning<'_> {
     pub(crate) async fn org_by_name(&mut self, name: &str) -> Result<Option<Org>, Error> {
-        let row: Option<(i64, String)> =
-            sqlx::query_as(ORG_BY_NAME).bind(name).fetch_optional(&mut *self.0).await.map_err(|error| read_failed(&error))?;
+        let row: Option<(i64, String)> = query(ORG_BY_NAME).bind(name).fetch_optional(&mut *self.0).await?;
         Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
     }
 
     pub(crate) async fn org_by_id(&mut self, id: OrgId) -> Result<Option<Org>, Error> {
-        let row: Option<(i64, String)> =
-            sqlx::query_as(ORG_BY_ID).bind(id.0).fetch_optional(&mut *self.0).await.map_err(|error| read_failed(&error))?;
+        let row: Option<(i64, String)> = query(ORG_BY_ID).bind(id.0).fetch_optional(&mut *self.0).await?;
         Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))
     }
 
     pub(crate) async fn insert_org(&mut self, org: &Org) -> Result<(), Error> {
-        self.run(sqlx::query(INSERT_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
+        self.run(query(INSERT_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
     }
 
     pub(crate) async fn rename_org(&mut self, org: &Org) -> Result<(), Error> {
-        self.run(sqlx::query(RENAME_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
+        self.run(query(RENAME_ORG).bind(org.id.0).bind(org.name.clone())).await.map(|_| ())
     }
 
     /// Whether that changes anything.
     pub(crate) async fn set_accepts_svg(&mut self, org: OrgId, accepts: bool) -> Result<bool, Error> {
-        Ok(self.run(sqlx::query(SET_ACCEPTS_SVG).bind(org.0).bind(accepts)).await? > 0)
+        Ok(self.run(query(SET_ACCEPTS_SVG).bind(org.0).bind(accepts)).await? > 0)
     }
 
     /// Whether the role is new.
     pub(crate) async fn insert_role(&mut self, org: OrgId, role: &str) -> Result<bool, Error> {
-        Ok(self.run(sqlx::query(INSERT_ROLE).bind(org.0).bind(role.to_owned())).await? > 0)
+        Ok(self.run(query(INSERT_ROLE).bind(org.0).bind(role.to_owned())).await? > 0)
     }
 
     pub(crate) async fn role_exists(&mut self, org: OrgId, role: &str) -> Result<bool, Error> {
-        let count: i64 = sqlx::query_scalar(ROLE_EXISTS)
-            .bind(org.0)
-            .bind(role)
-            .fetch_one(&mut *self.0)
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let count: i64 = query(ROLE_EXISTS).bind(org.0).bind(role).fetch_value(&mut *self.0).await?;
         Ok(count > 0)
     }
 
     pub(crate) async fn role_actions(&mut self, org: OrgId, role: &str) -> Result<BTreeSet<String>, Error> {
-        let actions: Vec<String> = sqlx::query_scalar(ROLE_ACTIONS)
-            .bind(org.0)
-            .bind(role)
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let actions: Vec<String> = query(ROLE_ACTIONS).bind(org.0).bind(role).fetch_values(&mut *self.0).await?;
         Ok(actions.into_iter().collect())
     }
 
     pub(crate) async fn insert_role_action(&mut self, org: OrgId, role: &str, action: &str) -> Result<(), Error> {
-        let query = sqlx::query(INSERT_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
-        self.run(query).await.map(|_| ())
+        let statement = query(INSERT_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
+        self.run(statement).await.map(|_| ())
     }
 
     pub(crate) async fn delete_role_action(&mut self, org: OrgId, role: &str, action: &str) -> Result<(), Error> {
-        let query = sqlx::query(DELETE_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
-        self.run(query).await.map(|_| ())
+        let statement = query(DELETE_ROLE_ACTION).bind(org.0).bind(role.to_owned()).bind(action.to_owned());
+        self.run(statement).await.map(|_| ())
     }
 
     pub(crate) async fn find(&mut self, org: OrgId, kind: AccountKind, login: &str) -> Result<Option<Account>, Error> {
-        let row: Option<Row> = sqlx::query_as(FIND_ACCOUNT)
-            .bind(org.0)
-            .bind(kind.as_str())
-            .bind(fold(login))
-            .fetch_optional(&mut *self.0)
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let row: Option<Row> =
+            query(FIND_ACCOUNT).bind(org.0).bind(kind.as_str()).bind(fold(login)).fetch_optional(&mut *self.0).await?;
         row.map(Account::try_from).transpose()
     }
 
     pub(crate) async fn insert_account(&mut self, kind: AccountKind, account: &Account) -> Result<(), Error> {
-        let query = sqlx::query(INSERT_ACCOUNT)
+        let statement = query(INSERT_ACCOUNT)
             .bind(account.id.0.to_string())
             .bind(account.org.0)
             .bind(kind.as_str())
@@ -302,44 +249,45 @@ impl Provisioning<'_> {
             .bind(account.disabled)
             .bind(account.token_ttl_seconds)
             .bind(Timestamp::now().0);
-        self.run(query).await.map(|_| ())
+        self.run(statement).await.map(|_| ())
     }
 
     pub(crate) async fn update_account(&mut self, account: &Account) -> Result<(), Error> {
-        let query = sqlx::query(UPDATE_ACCOUNT)
+        let statement = query(UPDATE_ACCOUNT)
             .bind(account.id.0.to_string())
             .bind(account.email_folded.clone())
             .bind(account.secret_hash.clone())
             .bind(account.disabled)
             .bind(account.token_ttl_seconds);
-        self.run(query).await.map(|_| ())
+        self.run(statement).await.map(|_| ())
     }
 
     pub(crate) async fn account_roles(&mut self, account: AccountId) -> Result<BTreeSet<String>, Error> {
-        let roles: Vec<String> = sqlx::query_scalar(ACCOUNT_ROLES)
-            .bind(account.0.to_string())
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let roles: Vec<String> = query(ACCOUNT_ROLES).bind(account.0.to_string()).fetch_values(&mut *self.0).await?;
         Ok(roles.into_iter().collect())
     }
 
     pub(crate) async fn insert_account_role(&mut self, account: AccountId, org: OrgId, role: &str) -> Result<(), Error> {
-        let query = sqlx::query(INSERT_ACCOUNT_ROLE).bind(account.0.to_string()).bind(org.0).bind(role.to_owned());
-        self.run(query).await.map(|_| ())
+        let statement = query(INSERT_ACCOUNT_ROLE).bind(account.0.to_string()).bind(org.0).bind(role.to_owned());
+        self.run(statement).await.map(|_| ())
     }
 
     pub(crate) async fn delete_account_role(&mut self, account: AccountId, role: &str) -> Result<(), Error> {
-        let query = sqlx::query(DELETE_ACCOUNT_ROLE).bind(account.0.to_string()).bind(role.to_owned());
-        self.run(query).await.map(|_| ())
+        let statement = query(DELETE_ACCOUNT_ROLE).bind(account.0.to_string()).bind(role.to_owned());
+        self.run(statement).await.map(|_| ())
+    }
+
+    /// Makes other provisioning wait until this one is committed.
+    pub(crate) async fn hold_generation(&mut self) -> Result<(), Error> {
+        self.run(query(HOLD_GENERATION)).await.map(|_| ())
     }
 
     /// Tells every process that caches rights to forget them.
     pub(crate) async fn raise_generation(&mut self) -> Result<(), Error> {
-        self.run(sqlx::query(RAISE_GENERATION)).await.map(|_| ())
+        self.run(query(RAISE_GENERATION)).await.map(|_| ())
     }
 
-    async fn run(&mut self, query: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>) -> Result<u64, Error> {
-        query.execute(&mut *self.0).await.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
+    async fn run(&mut self, statement: Query<'_>) -> Result<u64, Error> {
+        statement.execute(&mut *self.0).await
     }
 }

@@ -1,5 +1,6 @@
 use super::images::{Row, select_image};
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{AccountId, Image, ImageId, OrgId, Resource, Timestamp};
 
@@ -23,12 +24,12 @@ pub(crate) async fn find(
     resource: &Resource,
     number: Option<i64>,
 ) -> Result<Option<Image>, Error> {
-    let query = sqlx::query_as(if number.is_some() { VERSION } else { CURRENT_IMAGE })
+    let statement = query(if number.is_some() { VERSION } else { CURRENT_IMAGE })
         .bind(org.0)
         .bind(resource.service.as_str())
         .bind(resource.id());
-    let query = if let Some(number) = number { query.bind(number) } else { query };
-    let row: Option<Row> = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let statement = if let Some(number) = number { statement.bind(number) } else { statement };
+    let row: Option<Row> = statement.fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
@@ -40,25 +41,23 @@ pub(crate) async fn append(
     image: Option<ImageId>,
     by: AccountId,
 ) -> Result<Option<i64>, Error> {
-    let current: Option<(i64, Option<String>)> = sqlx::query_as(CURRENT)
+    let current: Option<(i64, Option<String>)> = query(CURRENT)
         .bind(org.0)
         .bind(resource.service.as_str())
         .bind(resource.id().to_owned())
         .fetch_optional(&mut *connection)
-        .await
-        .map_err(|error| read_failed(&error))?;
+        .await?;
     if image.is_none() && current.is_none_or(|(_, image)| image.is_none()) {
         return Ok(None);
     }
-    sqlx::query_scalar(APPEND)
+    query(APPEND)
         .bind(org.0)
         .bind(resource.service.as_str())
         .bind(resource.id().to_owned())
         .bind(image.map(|image| image.to_string()))
         .bind(by.0.to_string())
         .bind(Timestamp::now().0)
-        .fetch_one(connection)
+        .fetch_value(connection)
         .await
         .map(Some)
-        .map_err(|error| write_failed(&error))
 }

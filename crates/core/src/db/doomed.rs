@@ -1,6 +1,7 @@
 //! What goes for good once its time is over: deleted versions past their undo window, pictures that nobody took.
 
-use super::{Connection, Database, read_failed};
+use super::query::{Sql, query};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{BlobKey, Timestamp};
 
@@ -33,8 +34,7 @@ impl DoomedBytes {
 }
 
 /// For statements that count and add up, until a moment.
-pub(super) async fn count_doomed(database: &Database, sql: &'static str, until: Timestamp) -> Result<(u64, u64), Error> {
-    let (count, bytes): (i64, i64) =
-        sqlx::query_as(sql).bind(until.0).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+pub(super) async fn count_doomed(database: &Database, sql: Sql, until: Timestamp) -> Result<(u64, u64), Error> {
+    let (count, bytes): (i64, i64) = query(sql).bind(until.0).fetch_one(database).await?;
     Ok((u64::try_from(count).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
 }

@@ -5,8 +5,10 @@
 
 use super::doomed::{Doomed, DoomedBytes, count_doomed};
 use super::images::{Row, insert_version, select_image};
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
+use crate::changes::Change;
 use crate::model::{AccountId, Acl, FileName, Image, ImageId, Namespace, OrgId, State, Timestamp};
 
 statements! {
@@ -31,7 +33,7 @@ statements! {
     NEWEST = "SELECT number, size_bytes FROM versions WHERE image_id = $1 AND deleted_us IS NULL ORDER BY number DESC LIMIT 1";
     SET_NEWEST = "UPDATE images SET latest_version = $2, state = $3 WHERE id = $1";
     PAST_UNDO = "SELECT image_id, number, blob_key, size_bytes FROM versions WHERE deleted_us <= $1 ORDER BY deleted_us LIMIT $2";
-    COUNT_PAST_UNDO = "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM versions WHERE deleted_us <= $1";
+    COUNT_PAST_UNDO = "SELECT COUNT(*), CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM versions WHERE deleted_us <= $1";
     FORGET = "DELETE FROM versions WHERE image_id = $1 AND number = $2 AND deleted_us <= $3";
 }
 
@@ -53,7 +55,7 @@ pub(crate) struct PastUndo {
 
 /// Gives the image's version the next number of its name and adds it. The first one of a name makes the name.
 pub(crate) async fn add_version(connection: &mut Connection, mut image: Image) -> Result<Image, Error> {
-    let (id, owner, acl, number, created): (String, String, String, i64, i64) = sqlx::query_as(NEXT_NUMBER)
+    let (id, owner, acl, number, created): (String, String, String, i64, i64) = query(NEXT_NUMBER)
         .bind(image.id.to_string())
         .bind(image.org.0)
         .bind(image.owner.0.to_string())
@@ -63,8 +65,7 @@ pub(crate) async fn add_version(connection: &mut Connection, mut image: Image) -
         .bind(image.state.as_str())
         .bind(image.created.0)
         .fetch_one(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+        .await?;
     image.id = ImageId::parse(&id)?;
     image.owner = AccountId(owner.parse().map_err(|error| Error::internal("reading an owner", &error))?);
     image.acl = Acl::from_stored(&acl).ok_or_else(|| Error::Internal { detail: format!("image {id} has the acl {acl}") })?;
@@ -73,45 +74,50 @@ pub(crate) async fn add_version(connection: &mut Connection, mut image: Image) -
         u32::try_from(number).map_err(|_| Error::invalid("this name has as many versions as there are numbers"))?;
     image.latest_number = image.version.number;
     insert_version(connection, image.id, &image.version).await?;
+    if number > 1 {
+        connection.announce(Change::Image(image.id));
+    }
     Ok(image)
 }
 
 /// The newest version, or one of a number, unless it is deleted.
 pub(crate) async fn find(database: &Database, address: &Address, number: Option<u32>) -> Result<Option<Image>, Error> {
-    let query = sqlx::query_as(if number.is_some() { FIND_VERSION } else { FIND })
+    let statement = query(if number.is_some() { FIND_VERSION } else { FIND })
         .bind(address.org.0)
         .bind(address.namespace.as_str())
         .bind(address.name.as_str());
-    let query = if let Some(number) = number { query.bind(i64::from(number)) } else { query };
-    let row: Option<Row> = query.fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let statement = if let Some(number) = number { statement.bind(i64::from(number)) } else { statement };
+    let row: Option<Row> = statement.fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
 /// Versions below a number, newest first.
 pub(crate) async fn versions(database: &Database, address: &Address, below: u32, count: u32) -> Result<Vec<Image>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(VERSIONS)
+    let rows: Vec<Row> = query(VERSIONS)
         .bind(address.org.0)
         .bind(address.namespace.as_str())
         .bind(address.name.as_str())
         .bind(i64::from(below))
         .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+        .fetch_all(database)
+        .await?;
     rows.into_iter().map(Image::try_from).collect()
 }
 
 /// Says who may read without a login. None when there is no such file.
 pub(crate) async fn set_acl(connection: &mut Connection, address: &Address, acl: Acl) -> Result<Option<ImageId>, Error> {
-    let id: Option<String> = sqlx::query_scalar(SET_ACL)
+    let id: Option<String> = query(SET_ACL)
         .bind(address.org.0)
         .bind(address.namespace.as_str())
         .bind(address.name.as_str())
         .bind(acl.as_str())
-        .fetch_optional(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    id.map(|id| ImageId::parse(&id).map_err(Error::from)).transpose()
+        .fetch_optional_value(&mut *connection)
+        .await?;
+    let id = id.map(|id| ImageId::parse(&id)).transpose()?;
+    if let Some(id) = id {
+        connection.announce(Change::Image(id));
+    }
+    Ok(id)
 }
 
 /// Deletes one version or all of them. None when there is nothing to delete.
@@ -125,10 +131,10 @@ pub(crate) async fn delete(
     // Deletions are told apart by their time, so that one of them can be undone.
     let last = last_deletion(connection, id, i64::MIN).await?;
     let time = last.map_or(now.0, |last| now.0.max(last + 1));
-    let query = sqlx::query(if number.is_some() { DELETE_ONE } else { DELETE_ALL }).bind(id.to_string()).bind(time);
-    let query = if let Some(number) = number { query.bind(i64::from(number)) } else { query };
-    let done = query.execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
-    finish(connection, id, done.rows_affected()).await
+    let statement = query(if number.is_some() { DELETE_ONE } else { DELETE_ALL }).bind(id.to_string()).bind(time);
+    let statement = if let Some(number) = number { statement.bind(i64::from(number)) } else { statement };
+    let done = statement.execute(&mut *connection).await?;
+    finish(connection, id, done).await
 }
 
 /// Undoes the deletion of one version, or the last deletion. None when nothing was deleted since then.
@@ -139,34 +145,28 @@ pub(crate) async fn restore(
     deleted_since: Timestamp,
 ) -> Result<Option<ImageId>, Error> {
     let Some(id) = hold(connection, address).await? else { return Ok(None) };
-    let query = if let Some(number) = number {
-        sqlx::query(RESTORE_ONE).bind(id.to_string()).bind(deleted_since.0).bind(i64::from(number))
+    let statement = if let Some(number) = number {
+        query(RESTORE_ONE).bind(id.to_string()).bind(deleted_since.0).bind(i64::from(number))
     } else {
         let Some(last) = last_deletion(connection, id, deleted_since.0).await? else { return Ok(None) };
-        sqlx::query(RESTORE_ALL).bind(id.to_string()).bind(last)
+        query(RESTORE_ALL).bind(id.to_string()).bind(last)
     };
-    let done = query.execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
-    finish(connection, id, done.rows_affected()).await
+    let done = statement.execute(&mut *connection).await?;
+    finish(connection, id, done).await
 }
 
 async fn hold(connection: &mut Connection, address: &Address) -> Result<Option<ImageId>, Error> {
-    let id: Option<String> = sqlx::query_scalar(HOLD)
+    let id: Option<String> = query(HOLD)
         .bind(address.org.0)
         .bind(address.namespace.as_str())
         .bind(address.name.as_str())
-        .fetch_optional(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+        .fetch_optional_value(connection)
+        .await?;
     id.map(|id| ImageId::parse(&id).map_err(Error::from)).transpose()
 }
 
 async fn last_deletion(connection: &mut Connection, id: ImageId, since: i64) -> Result<Option<i64>, Error> {
-    sqlx::query_scalar(LAST_DELETION)
-        .bind(id.to_string())
-        .bind(since)
-        .fetch_one(connection)
-        .await
-        .map_err(|error| read_failed(&error))
+    query(LAST_DELETION).bind(id.to_string()).bind(since).fetch_value(connection).await
 }
 
 /// Writes down which version is now the newest that can be read.
@@ -174,33 +174,20 @@ async fn finish(connection: &mut Connection, id: ImageId, changed: u64) -> Resul
     if changed == 0 {
         return Ok(None);
     }
-    let newest: Option<(i64, i64)> = sqlx::query_as(NEWEST)
-        .bind(id.to_string())
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let newest: Option<(i64, i64)> = query(NEWEST).bind(id.to_string()).fetch_optional(&mut *connection).await?;
     let (number, state) = match newest {
         Some((number, size)) => (number, State::of_latest(u64::try_from(size).unwrap_or(0))),
         None => (0, State::Deleted),
     };
-    sqlx::query(SET_NEWEST)
-        .bind(id.to_string())
-        .bind(number)
-        .bind(state.as_str())
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+    query(SET_NEWEST).bind(id.to_string()).bind(number).bind(state.as_str()).execute(&mut *connection).await?;
+    connection.announce(Change::Image(id));
     Ok(Some(id))
 }
 
 impl Doomed for PastUndo {
     async fn page(database: &Database, deleted_until: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
-        let rows: Vec<(String, i64, String, i64)> = sqlx::query_as(PAST_UNDO)
-            .bind(deleted_until.0)
-            .bind(i64::from(count))
-            .fetch_all(database.reader())
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let rows: Vec<(String, i64, String, i64)> =
+            query(PAST_UNDO).bind(deleted_until.0).bind(i64::from(count)).fetch_all(database).await?;
         let version = |(image, number, key, size)| Self { image, number, bytes: DoomedBytes::new(key, size) };
         Ok(rows.into_iter().map(version).collect())
     }
@@ -211,14 +198,8 @@ impl Doomed for PastUndo {
 
     /// The name and its numbers stay.
     async fn forget(&self, connection: &mut Connection, deleted_until: Timestamp) -> Result<bool, Error> {
-        let done = sqlx::query(FORGET)
-            .bind(&self.image)
-            .bind(self.number)
-            .bind(deleted_until.0)
-            .execute(connection)
-            .await
-            .map_err(|error| write_failed(&error))?;
-        Ok(done.rows_affected() > 0)
+        let done = query(FORGET).bind(&self.image).bind(self.number).bind(deleted_until.0).execute(connection).await?;
+        Ok(done > 0)
     }
 
     fn bytes(&self) -> &DoomedBytes {

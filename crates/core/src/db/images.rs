@@ -1,11 +1,11 @@
 use imagewell_imaging::transform::Crop;
 use imagewell_imaging::{Facts, Format, Orientation};
-use sqlx::query::Query;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{FromRow, Sqlite};
+use sqlx::FromRow;
 
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{Query, Sql, query, statements};
+use super::{Connection, Database};
 use crate::Error;
+use crate::changes::Change;
 use crate::model::{
     AccountId, Acl, ActionKey, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, OrgId, State,
     Timestamp, Version,
@@ -36,13 +36,25 @@ macro_rules! into_versions {
     };
 }
 
-statements! {
-    /// Both at once: a statement more is a turn more of the thread that SQLite runs on.
-    INSERT_IMAGE_WITH_VERSION = concat!(
+macro_rules! insert_image {
+    () => {
         "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9); ",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    };
+}
+
+/// The version that comes with [`insert_image`].
+macro_rules! insert_first_version {
+    () => {
         into_versions!("($1, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)")
-    );
+    };
+}
+
+statements! {
+    /// Both at once: a statement more is a turn more of the thread that SQLite runs on, or a round trip more to PostgreSQL. The former
+    /// can't change rows in a common table expression, the latter can't run two statements with values.
+    INSERT_IMAGE_WITH_VERSION = concat!(insert_image!(), "; ", insert_first_version!()),
+        postgres: concat!("WITH image AS (", insert_image!(), ") ", insert_first_version!());
     INSERT_VERSION = into_versions!("($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
     FIND = select_image!("WHERE i.id = $1 AND v.number = i.latest_version AND v.deleted_us IS NULL");
     FIND_VERSION = select_image!("WHERE i.id = $1 AND v.number = $2 AND v.deleted_us IS NULL");
@@ -168,7 +180,7 @@ fn known<T>(column: Option<String>, parse: impl FnOnce(String) -> Option<T>) -> 
 
 /// Adds an image without a name, with its first version.
 pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result<(), Error> {
-    let query = sqlx::query(INSERT_IMAGE_WITH_VERSION)
+    let statement = query(INSERT_IMAGE_WITH_VERSION)
         .bind(image.id.to_string())
         .bind(image.org.0)
         .bind(image.owner.0.to_string())
@@ -178,20 +190,20 @@ pub(crate) async fn insert(connection: &mut Connection, image: &Image) -> Result
         .bind(image.state.as_str())
         .bind(i64::from(image.latest_number))
         .bind(image.created.0);
-    bind_version(query, &image.version).execute(connection).await.map_err(|error| write_failed(&error))?;
+    bind_version(statement, &image.version).execute(connection).await?;
     Ok(())
 }
 
 /// Adds a version to an image that is there.
 pub(super) async fn insert_version(connection: &mut Connection, image: ImageId, version: &Version) -> Result<(), Error> {
-    let query = sqlx::query(INSERT_VERSION).bind(image.to_string());
-    bind_version(query, version).execute(connection).await.map_err(|error| write_failed(&error))?;
+    let statement = query(INSERT_VERSION).bind(image.to_string());
+    bind_version(statement, version).execute(connection).await?;
     Ok(())
 }
 
-fn bind_version<'q>(query: Query<'q, Sqlite, SqliteArguments>, version: &'q Version) -> Query<'q, Sqlite, SqliteArguments> {
+fn bind_version<'q>(statement: Query<'q>, version: &'q Version) -> Query<'q> {
     let facts = version.facts;
-    query
+    statement
         .bind(i64::from(version.number))
         .bind(version.blob.as_str())
         .bind(i64::try_from(version.size_bytes).unwrap_or(i64::MAX))
@@ -211,52 +223,37 @@ fn bind_version<'q>(query: Query<'q, Sqlite, SqliteArguments>, version: &'q Vers
 
 /// The image with its newest version, in whichever org it is: the caller asks `access`.
 pub(crate) async fn find(database: &Database, id: ImageId) -> Result<Option<Image>, Error> {
-    let row: Option<Row> =
-        sqlx::query_as(FIND).bind(id.to_string()).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND).bind(id.to_string()).fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
 /// The image with the version of a number, unless that is deleted.
 pub(crate) async fn find_version(database: &Database, id: ImageId, number: u32) -> Result<Option<Image>, Error> {
-    let row: Option<Row> = sqlx::query_as(FIND_VERSION)
-        .bind(id.to_string())
-        .bind(i64::from(number))
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND_VERSION).bind(id.to_string()).bind(i64::from(number)).fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
 /// The image with each of its versions that can be read, the newest first.
 pub(crate) async fn versions(database: &Database, id: ImageId, count: u32) -> Result<Vec<Image>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(ALL_VERSIONS)
-        .bind(id.to_string())
-        .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let rows: Vec<Row> = query(ALL_VERSIONS).bind(id.to_string()).bind(i64::from(count)).fetch_all(database).await?;
     rows.into_iter().map(Image::try_from).collect()
 }
 
 /// Says which place should be seen, or that none matters more than others.
 pub(crate) async fn set_focus(connection: &mut Connection, id: ImageId, focus: Option<(u16, u16)>) -> Result<(), Error> {
-    sqlx::query(SET_FOCUS)
+    query(SET_FOCUS)
         .bind(id.to_string())
         .bind(focus.map(|(x, _)| i64::from(x)))
         .bind(focus.map(|(_, y)| i64::from(y)))
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+        .execute(&mut *connection)
+        .await?;
+    connection.announce(Change::Image(id));
     Ok(())
 }
 
 /// The image with the version that these bytes are, unless that is deleted.
 pub(crate) async fn find_by_blob(database: &Database, key: &BlobKey) -> Result<Option<Image>, Error> {
-    let row: Option<Row> = sqlx::query_as(FIND_BY_BLOB)
-        .bind(key.as_str())
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND_BY_BLOB).bind(key.as_str()).fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
@@ -272,12 +269,7 @@ pub(crate) async fn blob_is_used(database: &Database, key: &BlobKey) -> Result<b
 
 /// A page of all blobs that rows point at, in key order.
 pub(crate) async fn blobs_after(database: &Database, after: &str, count: u32) -> Result<Vec<(BlobKey, u64, Digest)>, Error> {
-    let rows: Vec<(String, i64, String)> = sqlx::query_as(BLOB_KEYS)
-        .bind(after)
-        .bind(i64::from(count))
-        .fetch_all(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let rows: Vec<(String, i64, String)> = query(BLOB_KEYS).bind(after).bind(i64::from(count)).fetch_all(database).await?;
     Ok(rows
         .into_iter()
         .filter_map(|(key, size, digest)| {
@@ -288,10 +280,10 @@ pub(crate) async fn blobs_after(database: &Database, after: &str, count: u32) ->
 
 /// How many images there are.
 pub(crate) async fn total(database: &Database) -> Result<i64, Error> {
-    sqlx::query_scalar(COUNT).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))
+    query(COUNT).fetch_value(database).await
 }
 
-async fn count(database: &Database, sql: &'static str, key: &str) -> Result<bool, Error> {
-    let count: i64 = sqlx::query_scalar(sql).bind(key).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+async fn count(database: &Database, sql: Sql, key: &str) -> Result<bool, Error> {
+    let count: i64 = query(sql).bind(key).fetch_value(database).await?;
     Ok(count > 0)
 }

@@ -1,4 +1,6 @@
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::accounts::Provisioning;
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{KeyPurpose, SigningKey, Timestamp};
 
@@ -13,8 +15,7 @@ statements! {
 
 /// Every key, the newest first.
 pub(crate) async fn all(database: &Database) -> Result<Vec<SigningKey>, Error> {
-    let rows: Vec<(String, String, String, i64, Option<i64>)> =
-        sqlx::query_as(ALL_KEYS).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let rows: Vec<(String, String, String, i64, Option<i64>)> = query(ALL_KEYS).fetch_all(database).await?;
     let key = |(id, purpose, secret, created, until): (String, String, String, i64, Option<i64>)| {
         let purpose = KeyPurpose::from_stored(&purpose)?;
         Some(SigningKey { id, purpose, secret, created: Timestamp(created), honoured_until: until.map(Timestamp) })
@@ -24,39 +25,24 @@ pub(crate) async fn all(database: &Database) -> Result<Vec<SigningKey>, Error> {
 
 /// Adds a key unless its purpose has one that signs.
 pub(crate) async fn insert_first(connection: &mut Connection, key: &SigningKey) -> Result<(), Error> {
-    let count: i64 = sqlx::query_scalar(COUNT_SIGNING)
-        .bind(key.purpose.as_str())
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(|error| read_failed(&error))?;
+    Provisioning(connection).hold_generation().await?;
+    let count: i64 = query(COUNT_SIGNING).bind(key.purpose.as_str()).fetch_value(&mut *connection).await?;
     if count == 0 { insert(connection, key).await } else { Ok(()) }
 }
 
 /// Makes this the key that signs; those before it are honoured until a moment and no longer.
 pub(crate) async fn replace(connection: &mut Connection, key: &SigningKey, honoured_until: Timestamp) -> Result<(), Error> {
-    sqlx::query(RETIRE)
-        .bind(key.purpose.as_str())
-        .bind(honoured_until.0)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+    query(RETIRE).bind(key.purpose.as_str()).bind(honoured_until.0).execute(&mut *connection).await?;
     insert(connection, key).await
 }
 
 async fn insert(connection: &mut Connection, key: &SigningKey) -> Result<(), Error> {
-    sqlx::query(INSERT_KEY)
-        .bind(&key.id)
-        .bind(key.purpose.as_str())
-        .bind(&key.secret)
-        .bind(key.created.0)
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+    query(INSERT_KEY).bind(&key.id).bind(key.purpose.as_str()).bind(&key.secret).bind(key.created.0).execute(connection).await?;
     Ok(())
 }
 
 /// Removes keys that are not honoured any more.
 pub(crate) async fn delete_ended(connection: &mut Connection, now: Timestamp) -> Result<u64, Error> {
-    let done = sqlx::query(DELETE_ENDED).bind(now.0).execute(connection).await.map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected())
+    let done = query(DELETE_ENDED).bind(now.0).execute(connection).await?;
+    Ok(done)
 }

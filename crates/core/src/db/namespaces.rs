@@ -1,6 +1,7 @@
 use imagewell_imaging::Format;
 
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{Namespace, NamespaceRules, OrgId};
 
@@ -25,12 +26,7 @@ fn rules(namespace: &Namespace, (bytes_max, formats, verbatim, time_zone): Row) 
 
 /// What the org has decided for a namespace; none when it has no such namespace.
 pub(crate) async fn find(database: &Database, org: OrgId, namespace: &Namespace) -> Result<Option<NamespaceRules>, Error> {
-    let row: Option<Row> = sqlx::query_as(FIND)
-        .bind(org.0)
-        .bind(namespace.as_str())
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND).bind(org.0).bind(namespace.as_str()).fetch_optional(database).await?;
     Ok(row.map(|row| rules(namespace, row)))
 }
 
@@ -40,30 +36,20 @@ pub(crate) async fn find_in(
     org: OrgId,
     namespace: &Namespace,
 ) -> Result<Option<NamespaceRules>, Error> {
-    let row: Option<Row> = sqlx::query_as(FIND)
-        .bind(org.0)
-        .bind(namespace.as_str())
-        .fetch_optional(connection)
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND).bind(org.0).bind(namespace.as_str()).fetch_optional(connection).await?;
     Ok(row.map(|row| rules(namespace, row)))
 }
 
 /// Adds a namespace for which nothing is decided, unless it is there. Whether it is new.
 pub(crate) async fn insert(connection: &mut Connection, org: OrgId, namespace: &Namespace) -> Result<bool, Error> {
-    let done = sqlx::query(INSERT)
-        .bind(org.0)
-        .bind(namespace.as_str())
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected() > 0)
+    let done = query(INSERT).bind(org.0).bind(namespace.as_str()).execute(connection).await?;
+    Ok(done > 0)
 }
 
 /// Writes down what the org has decided.
 pub(crate) async fn update(connection: &mut Connection, org: OrgId, rules: &NamespaceRules) -> Result<(), Error> {
     let formats = rules.formats.iter().map(|format| format.extension()).collect::<Vec<_>>().join(",");
-    sqlx::query(UPDATE)
+    query(UPDATE)
         .bind(org.0)
         .bind(rules.namespace.as_str())
         .bind(rules.bytes_max.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
@@ -71,7 +57,6 @@ pub(crate) async fn update(connection: &mut Connection, org: OrgId, rules: &Name
         .bind(rules.verbatim)
         .bind(&rules.time_zone)
         .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+        .await?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{OrgId, Preset};
 
@@ -11,20 +12,12 @@ statements! {
 
 /// All of an org's, by name.
 pub(crate) async fn of_org(database: &Database, org: OrgId) -> Result<Vec<Preset>, Error> {
-    let rows: Vec<(String, String, bool)> =
-        sqlx::query_as(OF_ORG).bind(org.0).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let rows: Vec<(String, String, bool)> = query(OF_ORG).bind(org.0).fetch_all(database).await?;
     Ok(rows.into_iter().map(|(name, steps, prewarm)| Preset { name, steps, prewarm }).collect())
 }
 
 /// Gives a name its steps. Whether that changes anything.
 pub(crate) async fn put(connection: &mut Connection, org: OrgId, preset: &Preset) -> Result<bool, Error> {
-    let done = sqlx::query(PUT)
-        .bind(org.0)
-        .bind(&preset.name)
-        .bind(&preset.steps)
-        .bind(preset.prewarm)
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected() > 0)
+    let done = query(PUT).bind(org.0).bind(&preset.name).bind(&preset.steps).bind(preset.prewarm).execute(connection).await?;
+    Ok(done > 0)
 }

@@ -1,7 +1,9 @@
 use sqlx::FromRow;
 
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
+use crate::changes::Change;
 use crate::model::{AccountId, SessionTokenHash, Timestamp};
 
 statements! {
@@ -30,7 +32,7 @@ struct Row {
 }
 
 pub(crate) async fn insert(connection: &mut Connection, hash: SessionTokenHash, session: Session) -> Result<(), Error> {
-    sqlx::query(INSERT)
+    query(INSERT)
         .bind(hash.to_hex())
         .bind(session.account.0.to_string())
         .bind(session.last_used.0)
@@ -38,12 +40,10 @@ pub(crate) async fn insert(connection: &mut Connection, hash: SessionTokenHash, 
         .execute(connection)
         .await
         .map(|_| ())
-        .map_err(|error| write_failed(&error))
 }
 
 pub(crate) async fn find(database: &Database, hash: SessionTokenHash) -> Result<Option<Session>, Error> {
-    let row: Option<Row> =
-        sqlx::query_as(FIND).bind(hash.to_hex()).fetch_optional(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND).bind(hash.to_hex()).fetch_optional(database).await?;
     Ok(row.and_then(|row| {
         Some(Session {
             account: AccountId(row.account_id.parse().ok()?),
@@ -54,40 +54,29 @@ pub(crate) async fn find(database: &Database, hash: SessionTokenHash) -> Result<
 }
 
 pub(crate) async fn touch(connection: &mut Connection, hash: SessionTokenHash, now: Timestamp) -> Result<(), Error> {
-    sqlx::query(TOUCH).bind(hash.to_hex()).bind(now.0).execute(connection).await.map(|_| ()).map_err(|error| write_failed(&error))
+    query(TOUCH).bind(hash.to_hex()).bind(now.0).execute(connection).await.map(|_| ())
 }
 
 pub(crate) async fn delete(connection: &mut Connection, hash: SessionTokenHash) -> Result<(), Error> {
-    sqlx::query(DELETE).bind(hash.to_hex()).execute(connection).await.map(|_| ()).map_err(|error| write_failed(&error))
+    query(DELETE).bind(hash.to_hex()).execute(&mut *connection).await?;
+    connection.announce(Change::Session(hash));
+    Ok(())
 }
 
 pub(crate) async fn delete_of_account(connection: &mut Connection, account: AccountId) -> Result<u64, Error> {
-    let done = sqlx::query(DELETE_OF_ACCOUNT)
-        .bind(account.0.to_string())
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected())
+    let done = query(DELETE_OF_ACCOUNT).bind(account.0.to_string()).execute(&mut *connection).await?;
+    connection.announce(Change::SessionsOf(account));
+    Ok(done)
 }
 
 /// Counts sessions past their end or unused since `idle_since`.
 pub(crate) async fn count_ended(database: &Database, now: Timestamp, idle_since: Timestamp) -> Result<u64, Error> {
-    let count: i64 = sqlx::query_scalar(COUNT_ENDED)
-        .bind(now.0)
-        .bind(idle_since.0)
-        .fetch_one(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let count: i64 = query(COUNT_ENDED).bind(now.0).bind(idle_since.0).fetch_value(database).await?;
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// Removes what [`count_ended`] counts.
 pub(crate) async fn delete_ended(connection: &mut Connection, now: Timestamp, idle_since: Timestamp) -> Result<u64, Error> {
-    let done = sqlx::query(DELETE_ENDED)
-        .bind(now.0)
-        .bind(idle_since.0)
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected())
+    let done = query(DELETE_ENDED).bind(now.0).bind(idle_since.0).execute(connection).await?;
+    Ok(done)
 }

@@ -4,8 +4,10 @@ use imagewell_imaging::transform::Crop;
 
 use super::doomed::{Doomed, DoomedBytes, count_doomed};
 use super::images::{Row, insert, select_image};
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{query, statements};
+use super::{Connection, Database};
 use crate::Error;
+use crate::changes::Change;
 use crate::model::{Image, ImageId, OrgId, TicketNumber, TicketNumbers, Timestamp};
 
 statements! {
@@ -20,7 +22,7 @@ statements! {
     KEEP = "UPDATE images SET state = 'kept' WHERE id = $1 AND state = 'temporary'";
     EXPIRED = "SELECT t.number, t.image_id, v.blob_key, v.size_bytes FROM tickets t JOIN versions v ON v.image_id = t.image_id \
         WHERE t.expires_us <= $1 ORDER BY t.expires_us LIMIT $2";
-    COUNT_EXPIRED = "SELECT COUNT(*), COALESCE(SUM(v.size_bytes), 0) FROM tickets t JOIN versions v ON v.image_id = t.image_id \
+    COUNT_EXPIRED = "SELECT COUNT(*), CAST(COALESCE(SUM(v.size_bytes), 0) AS BIGINT) FROM tickets t JOIN versions v ON v.image_id = t.image_id \
         WHERE t.expires_us <= $1";
     FORGET_TICKET = "DELETE FROM tickets WHERE number = $1 AND expires_us <= $2";
     FORGET_VERSIONS = "DELETE FROM versions WHERE image_id = $1";
@@ -50,20 +52,18 @@ pub(crate) async fn add(
         let number = match numbers {
             TicketNumbers::Random => TicketNumber::draw()?,
             TicketNumbers::Series => {
-                let next: i64 =
-                    sqlx::query_scalar(NEXT_OF_SERIES).fetch_one(&mut *connection).await.map_err(|error| write_failed(&error))?;
+                let next: i64 = query(NEXT_OF_SERIES).fetch_value(&mut *connection).await?;
                 TicketNumber::from_stored(next)
             }
         };
-        let done = sqlx::query(INSERT_TICKET)
+        let done = query(INSERT_TICKET)
             .bind(number.get())
             .bind(image.id.to_string())
             .bind(image.org.0)
             .bind(expires.0)
             .execute(&mut *connection)
-            .await
-            .map_err(|error| write_failed(&error))?;
-        if done.rows_affected() > 0 {
+            .await?;
+        if done > 0 {
             return Ok(number);
         }
     }
@@ -72,12 +72,7 @@ pub(crate) async fn add(
 
 /// The image of a ticket that is still good, in whichever org it is.
 pub(crate) async fn find(database: &Database, number: TicketNumber, now: Timestamp) -> Result<Option<Image>, Error> {
-    let row: Option<Row> = sqlx::query_as(FIND)
-        .bind(number.get())
-        .bind(now.0)
-        .fetch_optional(database.reader())
-        .await
-        .map_err(|error| read_failed(&error))?;
+    let row: Option<Row> = query(FIND).bind(number.get()).bind(now.0).fetch_optional(database).await?;
     row.map(Image::try_from).transpose()
 }
 
@@ -88,17 +83,17 @@ pub(crate) async fn set_crop(
     crop: Option<Crop>,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let done = sqlx::query(SET_CROP)
+    let done = query(SET_CROP)
         .bind(id.to_string())
         .bind(crop.map(|crop| i64::from(crop.x)))
         .bind(crop.map(|crop| i64::from(crop.y)))
         .bind(crop.map(|crop| i64::from(crop.width)))
         .bind(crop.map(|crop| i64::from(crop.height)))
         .bind(now.0)
-        .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected() > 0)
+        .execute(&mut *connection)
+        .await?;
+    connection.announce(Change::Image(id));
+    Ok(done > 0)
 }
 
 /// Takes the image out of the dropbox for good. None when the ticket is not good any more: of many who try, one gets it.
@@ -108,26 +103,18 @@ pub(crate) async fn claim(
     org: OrgId,
     now: Timestamp,
 ) -> Result<Option<ImageId>, Error> {
-    let id: Option<String> = sqlx::query_scalar(CLAIM)
-        .bind(number.get())
-        .bind(org.0)
-        .bind(now.0)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
+    let id: Option<String> =
+        query(CLAIM).bind(number.get()).bind(org.0).bind(now.0).fetch_optional_value(&mut *connection).await?;
     let Some(id) = id else { return Ok(None) };
-    sqlx::query(KEEP).bind(&id).execute(connection).await.map_err(|error| write_failed(&error))?;
-    Ok(Some(ImageId::parse(&id)?))
+    query(KEEP).bind(&id).execute(&mut *connection).await?;
+    let id = ImageId::parse(&id)?;
+    connection.announce(Change::Image(id));
+    Ok(Some(id))
 }
 
 impl Doomed for Expired {
     async fn page(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
-        let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(EXPIRED)
-            .bind(now.0)
-            .bind(i64::from(count))
-            .fetch_all(database.reader())
-            .await
-            .map_err(|error| read_failed(&error))?;
+        let rows: Vec<(i64, String, String, i64)> = query(EXPIRED).bind(now.0).bind(i64::from(count)).fetch_all(database).await?;
         let expired = |(number, image, key, size)| Self { number, image, bytes: DoomedBytes::new(key, size) };
         Ok(rows.into_iter().map(expired).collect())
     }
@@ -137,18 +124,14 @@ impl Doomed for Expired {
     }
 
     async fn forget(&self, connection: &mut Connection, now: Timestamp) -> Result<bool, Error> {
-        let done = sqlx::query(FORGET_TICKET)
-            .bind(self.number)
-            .bind(now.0)
-            .execute(&mut *connection)
-            .await
-            .map_err(|error| write_failed(&error))?;
-        if done.rows_affected() == 0 {
+        let done = query(FORGET_TICKET).bind(self.number).bind(now.0).execute(&mut *connection).await?;
+        if done == 0 {
             return Ok(false);
         }
         for sql in [FORGET_VERSIONS, FORGET_IMAGE] {
-            sqlx::query(sql).bind(&self.image).execute(&mut *connection).await.map_err(|error| write_failed(&error))?;
+            query(sql).bind(&self.image).execute(&mut *connection).await?;
         }
+        connection.announce(Change::Image(ImageId::parse(&self.image)?));
         Ok(true)
     }
 

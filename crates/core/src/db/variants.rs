@@ -1,6 +1,7 @@
 //! Renderings that are kept, and when they were last used.
 
-use super::{Connection, Database, read_failed, statements, write_failed};
+use super::query::{Sql, query, statements};
+use super::{Connection, Database};
 use crate::Error;
 use crate::model::{BlobKey, ImageId, Timestamp};
 
@@ -26,39 +27,37 @@ pub(crate) async fn insert(
     size_bytes: u64,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(key.as_str())
         .bind(version.as_str())
         .bind(i64::try_from(size_bytes).unwrap_or(i64::MAX))
         .bind(now.0)
         .execute(connection)
-        .await
-        .map_err(|error| write_failed(&error))?;
-    Ok(done.rows_affected() > 0)
+        .await?;
+    Ok(done > 0)
 }
 
 /// Notes that it was used.
 pub(crate) async fn touch(connection: &mut Connection, key: &BlobKey, now: Timestamp) -> Result<(), Error> {
-    sqlx::query(TOUCH).bind(key.as_str()).bind(now.0).execute(connection).await.map_err(|error| write_failed(&error))?;
+    query(TOUCH).bind(key.as_str()).bind(now.0).execute(connection).await?;
     Ok(())
 }
 
 /// Bytes of all of them.
 pub(crate) async fn total_bytes(database: &Database) -> Result<u64, Error> {
-    let total: i64 = sqlx::query_scalar(TOTAL).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let total: i64 = query(TOTAL).fetch_value(database).await?;
     Ok(u64::try_from(total).unwrap_or(0))
 }
 
 /// Those that were used longest ago, with their bytes.
 pub(crate) async fn oldest(database: &Database, count: u32) -> Result<Vec<(BlobKey, u64)>, Error> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as(OLDEST).bind(i64::from(count)).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let rows: Vec<(String, i64)> = query(OLDEST).bind(i64::from(count)).fetch_all(database).await?;
     Ok(rows.into_iter().map(|(key, size)| (BlobKey::from_stored(key), u64::try_from(size).unwrap_or(0))).collect())
 }
 
 /// Forgets one.
 pub(crate) async fn delete(connection: &mut Connection, key: &BlobKey) -> Result<(), Error> {
-    sqlx::query(DELETE).bind(key.as_str()).execute(connection).await.map_err(|error| write_failed(&error))?;
+    query(DELETE).bind(key.as_str()).execute(connection).await?;
     Ok(())
 }
 
@@ -74,13 +73,11 @@ pub(crate) async fn of_image(database: &Database, image: ImageId) -> Result<Vec<
 
 /// Whether it is one that is kept.
 pub(crate) async fn exists(database: &Database, key: &BlobKey) -> Result<bool, Error> {
-    let count: i64 =
-        sqlx::query_scalar(EXISTS).bind(key.as_str()).fetch_one(database.reader()).await.map_err(|error| read_failed(&error))?;
+    let count: i64 = query(EXISTS).bind(key.as_str()).fetch_value(database).await?;
     Ok(count > 0)
 }
 
-async fn keys(database: &Database, sql: &'static str, of: &str) -> Result<Vec<BlobKey>, Error> {
-    let keys: Vec<String> =
-        sqlx::query_scalar(sql).bind(of).fetch_all(database.reader()).await.map_err(|error| read_failed(&error))?;
+async fn keys(database: &Database, sql: Sql, of: &str) -> Result<Vec<BlobKey>, Error> {
+    let keys: Vec<String> = query(sql).bind(of).fetch_values(database).await?;
     Ok(keys.into_iter().map(BlobKey::from_stored).collect())
 }

@@ -11,12 +11,10 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{read_failed, write_failed};
+use super::{Connection, Link, write_failed};
 use crate::Error;
+use crate::changes::Announcer;
 use crate::halt::Halt;
-
-/// The connection that writes run on.
-pub(crate) type Connection = SqliteConnection;
 
 /// Writes that may share one commit.
 const BATCH_MAX: usize = 256;
@@ -109,9 +107,10 @@ where
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, halt: Arc<Halt>) -> Self {
+    pub(super) fn start(connection: SqliteConnection, halt: Arc<Halt>, announcer: Announcer) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(serve(connection, requests, halt));
+        let connection = Connection { link: Link::Sqlite(connection), changes: Vec::new() };
+        tokio::spawn(serve(connection, requests, halt, announcer));
         Self { queue }
     }
 
@@ -135,7 +134,7 @@ impl Writer {
     }
 }
 
-async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>, halt: Arc<Halt>) {
+async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>, halt: Arc<Halt>, announcer: Announcer) {
     let mut commits_since_checkpoint = 0;
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -160,7 +159,7 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             }
         }
         if !batch.is_empty() {
-            commit_batch(&mut connection, batch, &halt).await;
+            commit_batch(&mut connection, batch, &halt, &announcer).await;
             commits_since_checkpoint += 1;
         }
         if commits_since_checkpoint >= COMMITS_PER_CHECKPOINT {
@@ -168,7 +167,9 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             commits_since_checkpoint = 0;
         }
         if received == 0 || closing.is_some() {
-            let _ = connection.close().await;
+            if let Link::Sqlite(link) = connection.link {
+                let _ = link.close().await;
+            }
             if let Some(reply) = closing {
                 let _ = reply.send(());
             }
@@ -177,14 +178,18 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
     }
 }
 
-async fn commit_batch(connection: &mut Connection, mut batch: Vec<Box<dyn Pending>>, halt: &Halt) {
+async fn commit_batch(connection: &mut Connection, mut batch: Vec<Box<dyn Pending>>, halt: &Halt, announcer: &Announcer) {
     metrics::histogram!("imagewell_commit_batch_size").record(batch.len() as f64);
     let mut commit = run_batch(connection, &mut batch, halt).await;
     if commit.is_err() {
         // SQLite may have rolled back by itself; then this one fails and that is fine.
-        let _ = connection.execute("ROLLBACK").await;
+        let _ = execute(connection, "ROLLBACK", halt).await;
     } else {
         commit = halt.check();
+    }
+    // Also of pieces that were undone, which does no harm.
+    for change in connection.changes.drain(..) {
+        announcer.announce(change);
     }
     for work in batch {
         work.answer(match &commit {
@@ -220,7 +225,10 @@ async fn run_batch(connection: &mut Connection, batch: &mut [Box<dyn Pending>], 
 }
 
 async fn execute(connection: &mut Connection, sql: &'static str, halt: &Halt) -> Result<(), Error> {
-    connection.execute(sql).await.map(|_| ()).map_err(|error| {
+    let Link::Sqlite(link) = &mut connection.link else {
+        return Err(Error::Internal { detail: "a queue writes to SQLite alone".into() });
+    };
+    link.execute(sql).await.map(|_| ()).map_err(|error| {
         trip_on_io_error(&error, halt);
         write_failed(&error)
     })
@@ -228,9 +236,8 @@ async fn execute(connection: &mut Connection, sql: &'static str, halt: &Halt) ->
 
 /// Copies the log into the database. Unlike SQLite's automatic one, this one reports a failed sync.
 async fn checkpoint(connection: &mut Connection, halt: &Halt) {
-    if let Err(error) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").await {
-        trip_on_io_error(&error, halt);
-        tracing::warn!(error = %read_failed(&error), "the write-ahead log could not be copied into the database");
+    if let Err(error) = execute(connection, "PRAGMA wal_checkpoint(PASSIVE)", halt).await {
+        tracing::warn!(%error, "the write-ahead log could not be copied into the database");
     }
 }
 

@@ -53,6 +53,12 @@ impl fmt::Debug for SessionToken {
 pub struct SessionTokenHash([u8; 32]);
 
 impl SessionTokenHash {
+    /// From what [`SessionTokenHash::to_hex`] gives.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        super::version::bytes_from_hex(text).map(Self)
+    }
+
     /// As stored.
     #[must_use]
     pub fn to_hex(self) -> String {

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use imagewell_core::{Error, verify};
 
 use super::{Outcome, explained};
-use crate::config::Settings;
+use crate::config::{Settings, Value as _};
 use crate::serve::Service;
 use crate::tls;
 
@@ -34,12 +34,12 @@ pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
             Err(error) => Err(Error::internal(&format!("listening on {listen}"), &error)),
         },
     );
-    let (database, folder) = (settings.database_file().display().to_string(), settings.blob_folder().display().to_string());
+    let (database, store) = (settings.database_url().show(), settings.storage_url().show());
     match Service::open(settings, std::env::current_exe()?).await {
         Err(error) => report("data", Err(error)),
         Ok(service) => {
             report("database", service.app.database.ping().await.map(|()| format!("{database} opens and is up to date")));
-            report("store", service.app.storage.probe().await.map(|()| format!("{folder} takes, keeps and gives back bytes")));
+            report("store", service.app.storage.probe().await.map(|()| format!("{store} takes, keeps and gives back bytes")));
             if let Some(provider) = &service.provider {
                 let fetched = provider.fetch().await.map_err(|detail| Error::Internal { detail });
                 report("identity provider", fetched.map(|keys| format!("it publishes {} keys", keys.keys.len())));

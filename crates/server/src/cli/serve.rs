@@ -15,6 +15,9 @@ pub(super) async fn run(settings: Settings) -> Outcome {
     telemetry::init_logs(&settings);
     let _lock = lock(&settings)?;
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    if service.app.storage.is_bucket() {
+        service.app.storage.probe().await.map_err(explained)?;
+    }
     first_start(&service).await?;
     until_signal(service, |_| {}).await
 }
@@ -52,7 +55,14 @@ async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>
         disabled: false,
     };
     let orgs = vec![Org { id: OrgId(1), name: "default".into() }];
-    provision::apply(&service.app, Plan { orgs, accounts: vec![admin], ..Plan::default() }).await.map_err(explained)?;
+    let plan = Plan { orgs, accounts: vec![admin], ..Plan::default() };
+    if let Err(error) = provision::apply(&service.app, plan).await {
+        // Several nodes may start for the first time at once; one of them makes the admin and tells the password.
+        return match provision::is_empty(&service.app).await {
+            Ok(false) => Ok(()),
+            _ => Err(explained(error)),
+        };
+    }
     println!("First start: made the org `default` and the user `admin`.");
     println!("Password (shown only now): {password}");
     Ok(())

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 pub use reference::reference;
 pub use settings::{Entry, IdentityProviderSettings, Settings, TlsSettings};
-pub use value::{LogFormat, Origin, ResourcePolicy, TicketNumbering, Value, WebUrl, Zone};
+pub use value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
 
 /// Environment variables of ours start with this.
 const PREFIX: &str = "IMAGEWELL_";
@@ -124,18 +124,18 @@ impl Loading {
 }
 
 impl Settings {
-    /// The file of the database.
+    /// Where the database is: in the data folder, if nothing else is said.
     #[must_use]
-    pub fn database_file(&self) -> PathBuf {
-        let service = &self.service;
-        service.database_url.as_ref().map_or_else(|| service.data_dir.join("imagewell.db"), |url| url.0.clone())
+    pub fn database_url(&self) -> DatabaseUrl {
+        let in_folder = || DatabaseUrl::File(self.service.data_dir.join("imagewell.db"));
+        self.service.database_url.clone().unwrap_or_else(in_folder)
     }
 
-    /// The folder of the blobs.
+    /// Where the blobs are: in the data folder, if nothing else is said.
     #[must_use]
-    pub fn blob_folder(&self) -> PathBuf {
-        let service = &self.service;
-        service.storage_url.as_ref().map_or_else(|| service.data_dir.join("blobs"), |url| url.0.clone())
+    pub fn storage_url(&self) -> StorageUrl {
+        let in_folder = || StorageUrl::Folder(self.service.data_dir.join("blobs"));
+        self.service.storage_url.clone().unwrap_or_else(in_folder)
     }
 
     /// Whether browsers reach the service through TLS, ours or a proxy's.
@@ -190,6 +190,10 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.passwords.concurrent_max == 0, "passwords.concurrent_max: at least 1");
     fault(settings.passwords.memory_kib < 8, "passwords.memory_kib: at least 8");
     fault(settings.passwords.passes == 0, "passwords.passes: at least 1");
+    fault(settings.storage.part_bytes < 5 * 1024 * 1024, "storage.part_bytes: at least 5242880, as S3 has it");
+    fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
+    fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
+    fault(settings.database.connections_max.get() < 2, "database.connections_max: at least 2");
     fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
     let link_ttl_max = imagewell_core::keys::LINK_TTL_MAX.as_secs();
     fault(

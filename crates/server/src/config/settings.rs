@@ -90,11 +90,13 @@ settings! {
     service: ServiceSettings {
         /// Address and port to listen on.
         listen: SocketAddr = "127.0.0.1:8080";
-        /// Folder of the database, the images and uploads on their way. Made when absent.
+        /// Folder of the database and the images, where they are not elsewhere, and of uploads on their way. Made when absent.
         data_dir: PathBuf = "./imagewell-data";
-        /// The database, as in `sqlite:///var/lib/imagewell/imagewell.db`. Without one, `imagewell.db` in the data folder.
+        /// The database: an SQLite file, as in `sqlite:///var/lib/imagewell/imagewell.db`, or PostgreSQL, as in
+        /// `postgres://imagewell:secret@db.example.com/imagewell?sslmode=verify-full`. Without one, `imagewell.db` in the data folder.
         database_url: Option<DatabaseUrl> = "";
-        /// The images' bytes, as in `file:///srv/images`. Without one, `blobs` in the data folder.
+        /// The images' bytes: a folder, as in `file:///srv/images`, or a bucket, as in `s3://images`, `gs://images` or `az://images`.
+        /// Without one, `blobs` in the data folder.
         storage_url: Option<StorageUrl> = "";
         /// Origin under which browsers reach the service, as in `https://images.example.com`. With https, cookies are `Secure`.
         public_url: Option<Origin> = "";
@@ -187,18 +189,39 @@ settings! {
         transform_frame_pixels_max: u64 = "40000000";
     }
 
-    /// The local disk.
+    /// The store of the images' bytes. What is empty of a bucket's settings comes from where its cloud's own programs look: `AWS_…`,
+    /// `GOOGLE_…` and `AZURE_…` variables, or the machine's role.
     storage: StorageSettings {
-        /// Bytes that uploads leave free, so that the database and logins go on when the disk is as good as full.
+        /// Address of an S3 store that isn't Amazon's, as in `https://s3.example.com` or `http://127.0.0.1:3900`.
+        endpoint: String = "";
+        /// Region of an S3 bucket.
+        region: String = "";
+        /// Access key of an S3 bucket.
+        access_key_id: String = "";
+        /// Secret key of an S3 bucket. Better in a file that `IMAGEWELL_STORAGE_SECRET_ACCESS_KEY_FILE` names.
+        secret_access_key: String = "";
+        /// Bytes of one part of a larger upload to a bucket, two of which are on their way at once. At least 5242880, as S3 has it.
+        part_bytes: usize = "8388608";
+        /// Seconds that one request to a bucket may take.
+        time_seconds_max: u64 = "20";
+        /// Seconds within which a request to a bucket is tried again when the bucket is away.
+        retry_seconds_max: u64 = "10";
+        /// Bytes of the local disk that uploads leave free, so that the database and logins go on when the disk is as good as full.
         free_bytes_min: u64 = "67108864";
         /// Inodes that uploads leave free.
         free_inodes_min: u64 = "256";
     }
 
-    /// The embedded database.
+    /// The database.
     database: DatabaseSettings {
-        /// Connections that read.
+        /// Connections that read an SQLite file.
         readers_max: NonZeroU32 = "4";
+        /// Connections of one node to PostgreSQL, one of which listens for changes that other nodes make.
+        connections_max: NonZeroU32 = "16";
+        /// Seconds that a request waits for PostgreSQL to come back, or for a connection to be free.
+        wait_seconds_max: u64 = "5";
+        /// Seconds that one statement, or one write as a whole, may take on PostgreSQL.
+        time_seconds_max: u64 = "10";
     }
 
     /// What is held in memory for reading.

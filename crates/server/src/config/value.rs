@@ -65,40 +65,76 @@ impl Value for PathBuf {
     }
 }
 
-/// A URL whose only scheme so far names a place on the local disk.
-macro_rules! local_url {
-    ($(#[$meta:meta])* $name:ident, $scheme:literal, $hint:literal) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct $name(pub PathBuf);
-
-        impl Value for $name {
-            const KIND: &'static str = concat!("`", $scheme, "PATH`");
-            fn parse(text: &str) -> Result<Self, String> {
-                match text.strip_prefix($scheme) {
-                    Some(path) if !path.is_empty() => Ok(Self(path.into())),
-                    _ => Err($hint.into()),
-                }
-            }
-            fn show(&self) -> String {
-                format!("{}{}", $scheme, self.0.display())
-            }
-        }
-    };
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// An SQLite file.
+    File(PathBuf),
+    /// A PostgreSQL database, with its password.
+    Postgres(String),
 }
 
-local_url!(
-    /// Where the database is.
-    DatabaseUrl,
-    "sqlite://",
-    "expected sqlite://PATH, as in sqlite:///var/lib/imagewell/imagewell.db; other databases are not supported yet"
-);
-local_url!(
-    /// Where the blobs are.
-    StorageUrl,
-    "file://",
-    "expected file://PATH, as in file:///srv/images; other stores are not supported yet"
-);
+impl Value for DatabaseUrl {
+    const KIND: &'static str = "`sqlite://PATH` or `postgres://…`";
+    fn parse(text: &str) -> Result<Self, String> {
+        let file = text.strip_prefix("sqlite://").filter(|path| !path.is_empty());
+        let server =
+            ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) && url::Url::parse(text).is_ok();
+        match file {
+            Some(path) => Ok(Self::File(path.into())),
+            None if server => Ok(Self::Postgres(text.to_owned())),
+            None => Err("expected sqlite://PATH, as in sqlite:///var/lib/imagewell/imagewell.db, or postgres://USER:PASSWORD@HOST/DATABASE".into()),
+        }
+    }
+    /// Without the password.
+    fn show(&self) -> String {
+        match self {
+            Self::File(path) => format!("sqlite://{}", path.display()),
+            Self::Postgres(text) => {
+                let shown = url::Url::parse(text).map(|mut url| {
+                    if url.password().is_some() {
+                        let _ = url.set_password(Some("…"));
+                    }
+                    url.to_string().replace("%E2%80%A6", "…")
+                });
+                shown.unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Where the blobs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageUrl {
+    /// A folder.
+    Folder(PathBuf),
+    /// A bucket of its own: `s3://`, `gs://` or `az://` with a name and nothing behind it.
+    Bucket(url::Url),
+}
+
+impl Value for StorageUrl {
+    const KIND: &'static str = "`file://PATH`, `s3://BUCKET`, `gs://BUCKET` or `az://CONTAINER`";
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("file://").filter(|path| !path.is_empty()) {
+            return Ok(Self::Folder(path.into()));
+        }
+        let bucket = url::Url::parse(text).ok().filter(|url| {
+            ["s3", "gs", "az"].contains(&url.scheme())
+                && url.host_str().is_some()
+                && matches!(url.path(), "" | "/")
+                && url.query().is_none()
+        });
+        bucket.map(Self::Bucket).ok_or_else(|| {
+            "expected file://PATH, as in file:///srv/images, or a bucket of its own, as in s3://images, gs://images or az://images".into()
+        })
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Folder(path) => format!("file://{}", path.display()),
+            Self::Bucket(url) => url.as_str().trim_end_matches('/').to_owned(),
+        }
+    }
+}
 
 /// Absent when empty.
 impl<T: Value> Value for Option<T> {

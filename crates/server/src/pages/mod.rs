@@ -124,8 +124,12 @@ pub async fn demo(State(service): State<Service>, uri: Uri, headers: HeaderMap) 
         return Redirect::to("/site/login").into_response();
     };
     let base = links::base_url(&service, &uri, &headers);
-    let link = |blob| links::presign(&service.app, &service.settings, &base, blob).ok();
-    let linked: Vec<(String, &BlobKey)> = demo.files.iter().filter_map(|blob| Some((link(blob)?, blob))).collect();
+    let mut linked: Vec<(String, &BlobKey)> = Vec::new();
+    for blob in &demo.files {
+        if let Ok(link) = links::presign(&service.app, &service.settings, &base, blob).await {
+            linked.push((link, blob));
+        }
+    }
     page(
         "Demo",
         Some("/assets/demo.js"),

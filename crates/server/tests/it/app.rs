@@ -9,21 +9,67 @@ use imagewell::config::Settings;
 use imagewell::serve::{Ended, Service, start};
 use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
+use imagewell_engines::s3::Bucket;
+use imagewell_engines::{postgres, s3};
 use reqwest::header::HeaderMap;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
+use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
 use tempfile::TempDir;
 
 pub const PERMISSION: &str = "opstool.AB_Crew.view";
 pub const APP_KEY: &str = "opstool";
 pub const PASSWORD: &str = "correct horse";
 
-/// A running service on a folder of its own.
+/// Where a service keeps its data.
+pub struct Data {
+    folder: TempDir,
+    outgrown: Option<Outgrown>,
+}
+
+/// A database and a bucket of its own, when the tests run on PostgreSQL and an S3 store.
+pub struct Outgrown {
+    database_url: String,
+    bucket: Bucket,
+}
+
+impl Outgrown {
+    pub fn new() -> Self {
+        Self { database_url: postgres::database(), bucket: s3::bucket() }
+    }
+
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("database_url", self.database_url.clone()),
+            ("storage_url", format!("s3://{}", self.bucket.name)),
+            ("storage.endpoint", self.bucket.endpoint.clone()),
+            ("storage.region", "us-east-1".into()),
+            ("storage.access_key_id", self.bucket.access_key.into()),
+            ("storage.secret_access_key", self.bucket.secret_key.into()),
+        ]
+    }
+
+    /// Where the objects lie as files.
+    pub fn blobs(&self) -> &Path {
+        &self.bucket.folder
+    }
+}
+
+impl Data {
+    pub fn fresh() -> Arc<Self> {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        Arc::new(Self { folder, outgrown: imagewell_engines::outgrown().then(Outgrown::new) })
+    }
+}
+
+/// A running service on data of its own.
 pub struct TestApp {
     pub address: SocketAddr,
     pub service: Service,
-    folder: Arc<TempDir>,
+    data: Arc<Data>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     ended: tokio::task::JoinHandle<Ended>,
 }
@@ -35,12 +81,12 @@ impl TestApp {
 
     /// With settings of the test's own.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::on(Arc::new(tempfile::tempdir().expect("temporary folder")), settings).await
+        Self::on(Data::fresh(), settings).await
     }
 
-    async fn on(folder: Arc<TempDir>, overrides: &[(&str, &str)]) -> Self {
+    pub async fn on(data: Arc<Data>, overrides: &[(&str, &str)]) -> Self {
         let mut settings = Settings::default();
-        let data_dir = folder.path().to_string_lossy().into_owned();
+        let data_dir = data.folder.path().to_string_lossy().into_owned();
         // Cheap hashes: the real costs are tested where they matter.
         let base = [
             ("listen", "127.0.0.1:0"),
@@ -50,7 +96,9 @@ impl TestApp {
             ("storage.free_bytes_min", "0"),
             ("storage.free_inodes_min", "0"),
         ];
-        for (key, value) in base.iter().chain(overrides) {
+        let outgrown = data.outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
+        let outgrown: Vec<(&str, &str)> = outgrown.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        for (key, value) in base.iter().chain(&outgrown).chain(overrides) {
             settings.set(key, value).unwrap_or_else(|| panic!("no setting {key}")).unwrap_or_else(|hint| panic!("{key}: {hint}"));
         }
         let service = Service::open(settings, program()).await.expect("opens");
@@ -61,7 +109,7 @@ impl TestApp {
         let ended = tokio::spawn(running.until(async {
             let _ = stopped.await;
         }));
-        Self { address, service, folder, stop: Some(stop), ended }
+        Self { address, service, data, stop: Some(stop), ended }
     }
 
     /// As SIGTERM would; returns how it ended.
@@ -74,11 +122,34 @@ impl TestApp {
     pub async fn restart(mut self, overrides: &[(&str, &str)]) -> Self {
         drop(self.stop.take());
         (&mut self.ended).await.expect("ends");
-        Self::on(Arc::clone(&self.folder), overrides).await
+        Self::on(Arc::clone(&self.data), overrides).await
     }
 
     pub fn data_dir(&self) -> &Path {
-        self.folder.path()
+        self.data.folder.path()
+    }
+
+    /// Where the blobs lie as files.
+    pub fn blobs(&self) -> PathBuf {
+        self.data.outgrown.as_ref().map_or_else(|| self.data_dir().join("blobs"), |outgrown| outgrown.blobs().to_owned())
+    }
+
+    /// What the database says of one row, behind the service's back.
+    pub async fn row<T>(&self, sql: &'static str) -> T
+    where
+        T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        if let Some(outgrown) = &self.data.outgrown {
+            let pool = sqlx::PgPool::connect(&outgrown.database_url).await.expect("database");
+            let row = sqlx::query_as(sql).fetch_one(&pool).await.expect("row");
+            pool.close().await;
+            return row;
+        }
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data_dir().join("imagewell.db")).read_only(true);
+        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+        let row = sqlx::query_as(sql).fetch_one(&pool).await.expect("row");
+        pool.close().await;
+        row
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -100,12 +171,8 @@ impl TestApp {
 
     /// Everything that is stored: rows and files. Equal before and after means that nothing stayed behind.
     pub async fn stored(&self) -> Stored {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data_dir().join("imagewell.db")).read_only(true);
-        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
-        let images = sqlx::query_scalar("SELECT COUNT(*) FROM images").fetch_one(&pool).await.expect("count");
-        let versions = sqlx::query_scalar("SELECT COUNT(*) FROM versions").fetch_one(&pool).await.expect("count");
-        pool.close().await;
-        Stored { images, versions, files: files_below(&self.data_dir().join("blobs"), &self.data_dir().join("spool")) }
+        let (images, versions) = self.row("SELECT (SELECT COUNT(*) FROM images), (SELECT COUNT(*) FROM versions)").await;
+        Stored { images, versions, files: files_below(&self.blobs(), &self.data_dir().join("spool")) }
     }
 }
 
@@ -129,6 +196,8 @@ fn files_below(blobs: &Path, spool: &Path) -> BTreeSet<PathBuf> {
     }
     let mut found = BTreeSet::new();
     walk(blobs, &mut found);
+    // The S3 server keeps its own notes under such names.
+    found.retain(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')));
     walk(spool, &mut found);
     found
 }

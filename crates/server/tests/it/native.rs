@@ -198,9 +198,7 @@ async fn temporary_pictures_have_no_address_here_and_crops_are_obeyed() {
     let ada = Portal::user(&app, "ada").await;
     let ticket = ada.ticket(stripes(90, 90)).await;
     ada.crop(&ticket, "x=0&y=0&w=100&h=100").await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.data_dir().join("imagewell.db")).read_only(true);
-    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
-    let id: String = sqlx::query_scalar("SELECT id FROM images").fetch_one(&pool).await.expect("row");
+    let (id,): (String,) = app.row("SELECT id FROM images").await;
     let root = app.actor("root").await;
     problem(&Answer::of(root.get(&format!("/i/{id}/w_20"))).await, 404);
     ada.take("users/ada", &ticket).await;

@@ -1,12 +1,15 @@
 //! The real program in a process of its own, to be killed, starved and read back.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::app::{Actor, Answer, PASSWORD, program};
+use imagewell::config::environment_name;
+
+use crate::app::{Actor, Answer, Outgrown, PASSWORD, program};
 
 /// Two users in one org; ada uploads and sees.
 pub const PLAN: &str = include_str!("../../../../testdata/accounts.toml");
@@ -25,7 +28,24 @@ pub fn imagewell(data_dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// The database and the bucket of a data folder, when the tests run on PostgreSQL and an S3 store.
+fn outgrown(data_dir: &Path) -> Vec<(String, String)> {
+    static ALL: LazyLock<Mutex<HashMap<PathBuf, Outgrown>>> = LazyLock::new(Mutex::default);
+    if !imagewell_engines::outgrown() {
+        return Vec::new();
+    }
+    let mut all = ALL.lock().expect("map");
+    let outgrown = all.entry(data_dir.to_owned()).or_insert_with(Outgrown::new);
+    outgrown.settings().into_iter().map(|(key, value)| (environment_name(key), value)).collect()
+}
+
 fn configure(command: &mut Command, data_dir: &Path) {
+    command.envs(outgrown(data_dir));
+    configure_on_disk(command, data_dir);
+}
+
+/// On SQLite and a folder, whatever the other tests run on.
+pub fn configure_on_disk(command: &mut Command, data_dir: &Path) {
     command
         .current_dir(data_dir.parent().expect("parent"))
         .env("IMAGEWELL_DATA_DIR", data_dir)
@@ -69,7 +89,7 @@ impl Process {
         std::fs::create_dir_all(data_dir).expect("makes");
         std::fs::write(data_dir.parent().expect("parent").join("plan.toml"), PLAN).expect("writes");
         let mut command = Command::new("unshare");
-        configure(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]), data_dir);
+        configure_on_disk(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]), data_dir);
         command.envs(settings.iter().copied());
         Self::start(command)
     }

@@ -80,10 +80,7 @@ async fn what_can_not_be_decoded_is_looked_at_once_and_left() {
     eventually(async || (!record(&ada, &good).await["versions"][0]["thumbhash"].is_null()).then_some(())).await;
     let record = record(&ada, &broken).await;
     assert!(record["versions"][0]["thumbhash"].is_null() && record["versions"][0]["dominantColor"].is_null());
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.data_dir().join("imagewell.db")).read_only(true);
-    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
-    let left: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM versions WHERE looked_us IS NULL").fetch_one(&pool).await.expect("count");
+    let (left,): (i64,) = app.row("SELECT COUNT(*) FROM versions WHERE looked_us IS NULL").await;
     assert_eq!(left, 0, "nobody looks again and again");
 }
 

@@ -113,9 +113,7 @@ async fn all_sessions_of_an_account_can_be_ended() {
 }
 
 async fn count_sessions(app: &TestApp) -> i64 {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.data_dir().join("imagewell.db")).read_only(true);
-    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
-    sqlx::query_scalar("SELECT COUNT(*) FROM sessions").fetch_one(&pool).await.expect("count")
+    app.row::<(i64,)>("SELECT COUNT(*) FROM sessions").await.0
 }
 
 #[tokio::test]

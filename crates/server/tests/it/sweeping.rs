@@ -29,11 +29,11 @@ async fn orphans_and_leftovers_go_and_images_stay() {
     let rendered = Answer::of(ada.get(&format!("/i/{uuid}/w_4"))).await;
     assert_eq!(rendered.status, StatusCode::OK);
     let clean = app.stored().await;
-    let folder = app.data_dir().join("blobs/opsportal-images/100606");
+    let folder = app.blobs().join("opsportal-images/100606");
     std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png"), b"orphan").expect("writes");
     std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ac.png#1"), b"staging").expect("writes");
     std::fs::write(app.data_dir().join("spool/.tmpX"), b"spool").expect("writes");
-    let stray = app.data_dir().join("blobs/variants/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab");
+    let stray = app.blobs().join("variants/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab");
     std::fs::create_dir_all(&stray).expect("makes");
     std::fs::write(stray.join("inside-4x4_png"), b"rendering").expect("writes");
     let (young, _) = findings(&app, Mode::Remove).await;
@@ -66,7 +66,7 @@ async fn ended_sessions_go() {
 #[tokio::test]
 async fn the_background_sweep_runs_by_itself() {
     let app = TestApp::with(&[("sweep.grace_seconds", "0"), ("sweep.interval_seconds", "1")]).await;
-    let folder = app.data_dir().join("blobs/opsportal-images/1");
+    let folder = app.blobs().join("opsportal-images/1");
     std::fs::create_dir_all(&folder).expect("makes");
     let orphan = folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
     std::fs::write(&orphan, b"orphan").expect("writes");

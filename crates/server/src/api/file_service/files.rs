@@ -81,7 +81,7 @@ pub async fn record(State(service): State<Service>, path: FilePath, request: Req
     let asked = Asked::read(&service, path, request.into_parts().0, Action::ReadFiles).await?;
     let image = files::find(&service.app, &asked.actor, asked.file(), asked.number("version")?).await?;
     let context = context(&service, &asked.head, &asked.rules);
-    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully found file")?))
+    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully found file").await?))
 }
 
 /// List a file's versions
@@ -98,7 +98,7 @@ pub async fn versions(State(service): State<Service>, path: FilePath, request: R
     let is_full = u32::try_from(images.len()).is_ok_and(|found| found >= count);
     let next_before = images.last().map(|image| image.version.number).filter(|number| is_full && *number > 1);
     let context = context(&service, &asked.head, &asked.rules);
-    Ok(fresh(VersionsAnswer::new(&service, &images, next_before, &context)?))
+    Ok(fresh(VersionsAnswer::new(&service, &images, next_before, &context).await?))
 }
 
 /// Read a file's record by its handle
@@ -122,7 +122,7 @@ pub async fn by_handle(
     })?;
     let rules = namespace(&service, &actor, image.namespace.as_str()).await?;
     let context = context(&service, &head, &rules);
-    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully found file")?))
+    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully found file").await?))
 }
 
 /// Say who may read a file
@@ -139,7 +139,7 @@ pub async fn set_acl(State(service): State<Service>, path: FilePath, request: Re
     let acl = acl_of(&intake.whole().await?)?;
     let image = files::set_acl(&service.app, &asked.actor, asked.file(), acl).await?;
     let context = context(&service, &asked.head, &asked.rules);
-    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully changed who may read the file")?))
+    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully changed who may read the file").await?))
 }
 
 fn acl_of(body: &Bytes) -> Result<Acl> {
@@ -169,7 +169,7 @@ pub async fn delete(State(service): State<Service>, path: FilePath, request: Req
     let context = context(&service, &asked.head, &asked.rules);
     let what = if number.is_some() { "version" } else { "file" };
     let message = format!("Successfully deleted {what}; it can be restored until {}", context.zone.format(restorable_until));
-    Ok(fresh(FileAnswer::gone(&image, &context, message)))
+    Ok(fresh(FileAnswer::gone(&service, &image, &context, message)))
 }
 
 /// Take a deletion back
@@ -187,5 +187,5 @@ pub async fn restore(State(service): State<Service>, path: FilePath, request: Re
         other => other.into(),
     })?;
     let context = context(&service, &asked.head, &asked.rules);
-    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully restored")?))
+    Ok(fresh(FileAnswer::record(&service, &image, &context, "Successfully restored").await?))
 }

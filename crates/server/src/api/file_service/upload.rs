@@ -65,7 +65,7 @@ pub async fn upload(State(service): State<Service>, path: FilePath, request: Req
         intake.linger();
     }
     let image = received?.store().await?.image;
-    Ok(Json(FileAnswer::uploaded(&service, &image, &context(&service, &head, &asked.rules))?))
+    Ok(Json(FileAnswer::uploaded(&service, &image, &context(&service, &head, &asked.rules)).await?))
 }
 
 /// Everything that is said before the body.

@@ -46,7 +46,7 @@ pub struct File {
 }
 
 impl File {
-    pub(super) fn of(image: &Image, zone: &Zone) -> Self {
+    fn of(service: &Service, image: &Image, zone: &Zone) -> Self {
         let key = image.version.blob.as_str();
         Self {
             name: image.name.as_ref().map(FileName::as_str).unwrap_or_default().to_owned(),
@@ -62,7 +62,7 @@ impl File {
             s3_token: key.to_owned(),
             latest_version: image.latest_number,
             last_modified: zone.format(image.version.created),
-            s3_url: format!("s3://{BUCKET}/{key}"),
+            s3_url: service.app.storage.address(&image.version.blob).unwrap_or_else(|| format!("s3://{BUCKET}/{key}")),
         }
     }
 }
@@ -95,27 +95,27 @@ pub(super) struct Context {
 
 impl FileAnswer {
     /// The answer to an upload.
-    pub(super) fn uploaded(service: &Service, image: &Image, context: &Context) -> Result<Self, Error> {
-        let record = Self::record(service, image, context, "Successfully uploaded file")?;
+    pub(super) async fn uploaded(service: &Service, image: &Image, context: &Context) -> Result<Self, Error> {
+        let record = Self::record(service, image, context, "Successfully uploaded file").await?;
         Ok(Self { public_file_path: None, ..record })
     }
 
     /// The answer about a file that can be read.
-    pub(super) fn record(service: &Service, image: &Image, context: &Context, message: &str) -> Result<Self, Error> {
+    pub(super) async fn record(service: &Service, image: &Image, context: &Context, message: &str) -> Result<Self, Error> {
         let blob = &image.version.blob;
         Ok(Self {
             code: 200,
             status: "true",
             message: message.to_owned(),
-            file: File::of(image, &context.zone),
-            secure_file_path: Some(links::presign(&service.app, &service.settings, &context.base_url, blob)?),
+            file: File::of(service, image, &context.zone),
+            secure_file_path: Some(links::presign(&service.app, &service.settings, &context.base_url, blob).await?),
             public_file_path: (image.acl == Acl::Public).then(|| links::plain(&context.base_url, blob)),
         })
     }
 
     /// The answer about a file that is gone.
-    pub(super) fn gone(image: &Image, context: &Context, message: String) -> Self {
-        let file = File::of(image, &context.zone);
+    pub(super) fn gone(service: &Service, image: &Image, context: &Context, message: String) -> Self {
+        let file = File::of(service, image, &context.zone);
         Self { code: 200, status: "true", message, file, secure_file_path: None, public_file_path: None }
     }
 }
@@ -146,12 +146,18 @@ struct VersionEntry {
 }
 
 impl VersionsAnswer {
-    pub(super) fn new(service: &Service, images: &[Image], next_before: Option<u32>, context: &Context) -> Result<Self, Error> {
-        let entry = |image: &Image| {
-            let secure_file_path = links::presign(&service.app, &service.settings, &context.base_url, &image.version.blob)?;
-            Ok(VersionEntry { file: File::of(image, &context.zone), secure_file_path })
-        };
-        let versions = images.iter().map(entry).collect::<Result<_, Error>>()?;
+    pub(super) async fn new(
+        service: &Service,
+        images: &[Image],
+        next_before: Option<u32>,
+        context: &Context,
+    ) -> Result<Self, Error> {
+        let mut versions = Vec::with_capacity(images.len());
+        for image in images {
+            let blob = &image.version.blob;
+            let secure_file_path = links::presign(&service.app, &service.settings, &context.base_url, blob).await?;
+            versions.push(VersionEntry { file: File::of(service, image, &context.zone), secure_file_path });
+        }
         Ok(Self { code: 200, status: "true", message: "Successfully listed versions", versions, next_before })
     }
 }

@@ -44,7 +44,7 @@ async fn an_upload_is_answered_with_these_names_in_this_order() {
     let uuid = token.strip_prefix("rewards/100606/").and_then(|rest| rest.strip_suffix(".png")).expect("form of the key");
     assert!(uuid::Uuid::try_parse(uuid).is_ok() && uuid.len() == 36, "{token}");
     assert_eq!(file["s3_url"], format!("s3://imagewell/{token}"));
-    assert!(app.data_dir().join("blobs").join(&token).exists(), "the token is the key of the bytes");
+    assert!(app.blobs().join(&token).exists(), "the token is the key of the bytes");
     let modified = text(&file["last_modified"]);
     let shape: String = modified.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
     assert_eq!(shape, "0000-00-00 00:00:00");
@@ -267,15 +267,8 @@ async fn who_it_was_sent_for_is_recorded() {
         request.header("X-CAP-API-ATTRIBUTION-ENTITY-TYPE", "TILL").header("X-CAP-API-ATTRIBUTION-ENTITY-CODE", "x".repeat(300));
     let answer = Answer::of(request).await;
     let handle = text(&answer.file()["file_handle"]);
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(app.data_dir().join("imagewell.db")).read_only(true);
-    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
-    let (kind, code, login): (String, String, String) = sqlx::query_as(
-        "SELECT attribution_entity_type, attribution_code, a.login FROM versions v JOIN accounts a ON a.id = v.created_by \
-         WHERE image_id = $1",
-    )
-    .bind(&handle)
-    .fetch_one(&pool)
-    .await
-    .expect("row");
-    assert_eq!((kind.as_str(), code.len(), login.as_str()), ("TILL", 255, "till01"));
+    let (id, kind, code, login): (String, String, String, String) = app
+        .row("SELECT image_id, attribution_entity_type, attribution_code, a.login FROM versions v JOIN accounts a ON a.id = v.created_by")
+        .await;
+    assert_eq!((id, kind.as_str(), code.len(), login.as_str()), (handle, "TILL", 255, "till01"));
 }

@@ -1,0 +1,76 @@
+//! The embedded database: one file, a pool to read from and a queue to write through (see [`super::writer`]).
+
+use std::path::Path;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+
+use super::writer::Writer;
+use super::{MIGRATIONS, read_failed};
+use crate::Error;
+use crate::changes::Announcer;
+use crate::halt::Halt;
+
+/// Older ones could corrupt the database when the write-ahead log was reset (sqlite.org/wal.html, fixed in this one).
+const SQLITE_VERSION_MIN: &str = "3.51.3";
+
+/// Of each connection, in KiB when negative: the inner pages of the indexes of ten million images. It fills as pages are read.
+const PAGES_CACHED: &str = "-16384";
+
+#[derive(Debug)]
+pub(super) struct Sqlite {
+    reader: SqlitePool,
+    pub(super) writer: Writer,
+}
+
+impl Sqlite {
+    pub(super) async fn open(file: &Path, readers_max: u32, halt: Arc<Halt>, announcer: Announcer) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::from_str("sqlite:")
+            .map_err(|error| Error::internal("database options", &error))?
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            // The writer checkpoints by itself, because SQLite would swallow a failed sync of an automatic one.
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("cache_size", PAGES_CACHED);
+        let doing = format!("opening the database {}", file.display());
+        if let Some(folder) = file.parent() {
+            crate::durable::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
+        }
+        let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
+        check_version(&mut connection).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(readers_max)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await
+            .map_err(|error| Error::internal(&doing, &error))?;
+        Ok(Self { reader, writer: Writer::start(connection, halt, announcer) })
+    }
+
+    pub(super) fn reader(&self) -> &SqlitePool {
+        &self.reader
+    }
+
+    pub(super) async fn close(&self) {
+        self.writer.close().await;
+        self.reader.close().await;
+    }
+}
+
+async fn check_version(connection: &mut SqliteConnection) -> Result<(), Error> {
+    let version: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(connection).await.map_err(|error| read_failed(&error))?;
+    let parts = |text: &str| text.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
+    if parts(&version) < parts(SQLITE_VERSION_MIN) {
+        let detail = format!("SQLite {version} is too old, {SQLITE_VERSION_MIN} is needed");
+        return Err(Error::Internal { detail });
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The same statements on both databases, and data of earlier versions.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Executor as _};
+
+use super::*;
+
+pub(super) async fn sqlite_in(folder: &Path) -> Database {
+    let place = Place::File { file: folder.join("a.db"), readers_max: 2 };
+    Database::open(&place, Arc::default()).await.expect("opens")
+}
+
+async fn postgres() -> Database {
+    let patience = Patience { wait_max: Duration::from_secs(5), time_max: Duration::from_secs(5) };
+    let place = Place::Server { url: imagewell_engines::postgres::database(), connections_max: 4, patience };
+    Database::open(&place, Arc::default()).await.expect("opens")
+}
+
+pub(super) fn reader(database: &Database) -> sqlx::SqlitePool {
+    match &*database.engine() {
+        Engine::Sqlite(sqlite) => sqlite.reader().clone(),
+        Engine::Postgres(_) => panic!("this is PostgreSQL"),
+    }
+}
+
+#[tokio::test]
+async fn every_statement_prepares_on_both_databases() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (sqlite, postgres) = (reader(&sqlite_in(folder.path()).await), postgres().await);
+    let postgres = match &*postgres.engine() {
+        Engine::Postgres(postgres) => postgres.pool().clone(),
+        Engine::Sqlite(_) => panic!("this is SQLite"),
+    };
+    let all: Vec<query::Sql> = all_statements().iter().flat_map(|(_, statements)| statements.iter().copied()).collect();
+    assert!(all.len() > 50);
+    let different = all.iter().filter(|sql| sql.sqlite != sql.postgres).count();
+    assert!(different <= 3, "{different} statements differ between the databases");
+    for sql in all {
+        let prepared = sqlite.acquire().await.expect("connection").prepare(sqlx::SqlStr::from_static(sql.sqlite)).await;
+        assert!(prepared.is_ok(), "{}: {:?}", sql.sqlite, prepared.err());
+        let prepared = postgres.acquire().await.expect("connection").prepare(sqlx::SqlStr::from_static(sql.postgres)).await;
+        assert!(prepared.is_ok(), "{}: {:?}", sql.postgres, prepared.err());
+    }
+}
+
+#[tokio::test]
+async fn settings_that_durability_rests_on_are_in_force() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = sqlite_in(folder.path()).await;
+    let pragmas = database
+        .write(|connection| {
+            Box::pin(async move {
+                let Link::Sqlite(connection) = &mut connection.link else { panic!("this is PostgreSQL") };
+                let journal: String =
+                    sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.expect("journal");
+                let synchronous: i64 =
+                    sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await.expect("synchronous");
+                Ok((journal, synchronous))
+            })
+        })
+        .await
+        .expect("writes");
+    assert_eq!(pragmas, ("wal".to_owned(), 2), "2 is FULL");
+}
+
+/// A database as the first version made it, with an image in it, opens, and the image can be read.
+#[tokio::test]
+async fn old_data_opens() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("a.db");
+    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut connection = options.connect().await.expect("opens");
+    let first = MIGRATIONS.iter().take(1).cloned().collect::<Vec<_>>();
+    sqlx::migrate::Migrator::with_migrations(first).run(&mut connection).await.expect("migrates");
+    let account = "01a1fc2e-b3ff-7513-b584-b6649bfe564a";
+    let image = "01a1fc2e-b41e-7441-b63c-27c0818eeff9";
+    let digest = "0".repeat(64);
+    for sql in [
+        "INSERT INTO orgs (id, name) VALUES (1, 'acme')".to_owned(),
+        "INSERT INTO namespaces (org_id, name) VALUES (1, 'rewards')".to_owned(),
+        format!(
+            "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
+             VALUES ('{account}', 1, 'user', 'ada', 'ada', '', FALSE, 0)"
+        ),
+        format!(
+            "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
+             VALUES ('{image}', 1, '{account}', 'opsportal-images', 'crew', 'crew.view', 'kept', 1, 0)"
+        ),
+        format!(
+            "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, format, width, height, frames, \
+             orientation, created_by, created_us) VALUES ('{image}', 1, 'opsportal-images/1/x.png', 5, '{digest}', 'image/png', \
+             'png', 1, 1, 1, 1, '{account}', 0)"
+        ),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect("inserts");
+    }
+    drop(connection);
+    let database = sqlite_in(folder.path()).await;
+    let id = crate::model::ImageId::parse(image).expect("id");
+    let found = images::find(&database, id).await.expect("reads").expect("is there");
+    assert_eq!((found.version.number, found.latest_number, found.name), (1, 1, None));
+    let namespace = crate::model::Namespace::parse("rewards").expect("name");
+    let rules = namespaces::find(&database, crate::model::OrgId(1), &namespace).await.expect("reads");
+    assert_eq!(rules, Some(crate::model::NamespaceRules::plain(namespace)));
+}

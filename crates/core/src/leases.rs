@@ -1,0 +1,52 @@
+//! Work that one of several nodes does. A lease ends by itself, so what a dead node was at is taken up by another; all leased work may be
+//! done twice without harm. A process that has its database for itself needs none.
+
+use std::time::Duration;
+
+use crate::app::App;
+use crate::model::Timestamp;
+use crate::{Error, db};
+
+/// Takes a lease for so long, or makes one that is held last longer. False when another node has it.
+///
+/// # Errors
+/// [`Error::Internal`] or [`Error::Busy`] when the database can't be asked.
+pub(crate) async fn take(app: &App, name: String, lasts: Duration) -> Result<bool, Error> {
+    take_as(app, name, app.node.clone(), lasts).await
+}
+
+async fn take_as(app: &App, name: String, holder: String, lasts: Duration) -> Result<bool, Error> {
+    if !app.database.is_shared() {
+        return Ok(true);
+    }
+    let now = Timestamp::now();
+    app.database
+        .write(move |connection| {
+            Box::pin(async move { db::leases::take(connection, &name, &holder, now.plus(lasts), now).await })
+        })
+        .await
+}
+
+/// As [`take`], but not one that this node has itself: for what is to be done once in a while by anybody.
+///
+/// # Errors
+/// As [`take`].
+pub(crate) async fn take_free(app: &App, name: String, lasts: Duration) -> Result<bool, Error> {
+    let holder = uuid::Uuid::now_v7().to_string();
+    take_as(app, name, holder, lasts).await
+}
+
+/// Lets others have it before its time is over.
+pub(crate) async fn give_back(app: &App, name: String) {
+    if !app.database.is_shared() {
+        return;
+    }
+    let holder = app.node.clone();
+    let given = app
+        .database
+        .write(move |connection| Box::pin(async move { db::leases::give_back(connection, &name, &holder).await }))
+        .await;
+    if let Err(error) = given {
+        tracing::debug!(%error, "a lease is left to end by itself");
+    }
+}

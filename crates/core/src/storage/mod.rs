@@ -1,0 +1,302 @@
+//! Blobs: in a folder of the local disk, or in a bucket of a store that speaks the S3 protocol, Google Cloud Storage or Azure. The only place,
+//! beside the spool, that knows paths and keys.
+//!
+//! A put is durable when it returns, as far as the store says so. Failed deletes and what a crash leaves are harmless; `sweep` takes them.
+
+mod bucket;
+mod local;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path as StorePath;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+
+use self::bucket::Bucket;
+pub use self::bucket::BucketPlace;
+pub(crate) use self::local::Leftover;
+use self::local::LocalDisk;
+use crate::Error;
+use crate::durable::make_folder;
+use crate::halt::Halt;
+use crate::model::{BlobKey, Timestamp};
+use crate::spool::Content;
+
+/// Variants stand beside the namespaces; no namespace may have this name.
+const VARIANTS: &str = "variants";
+
+/// Where the blobs are.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A folder, made when absent.
+    Folder(PathBuf),
+    /// A bucket that exists.
+    Bucket(BucketPlace),
+}
+
+/// What uploads leave free of the local disk, so that logins and an embedded database go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserve {
+    /// Bytes.
+    pub bytes_min: u64,
+    /// Inodes.
+    pub inodes_min: u64,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Storage {
+    backend: ArcSwap<Backend>,
+    spool: PathBuf,
+    reserve: Reserve,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Local(LocalDisk),
+    Bucket(Bucket),
+}
+
+/// A blob as the store lists it.
+#[derive(Debug)]
+pub(crate) struct StoredBlob {
+    pub(crate) key: BlobKey,
+    pub(crate) size_bytes: u64,
+    pub(crate) modified: Timestamp,
+}
+
+impl Backend {
+    fn open(place: &Place, halt: Arc<Halt>) -> Result<Self, Error> {
+        match place {
+            Place::Folder(root) => LocalDisk::open(root.clone(), halt).map(Self::Local),
+            Place::Bucket(place) => Bucket::open(place).map(Self::Bucket),
+        }
+    }
+
+    fn store(&self) -> &dyn ObjectStore {
+        match self {
+            Self::Local(disk) => &*disk.store,
+            Self::Bucket(bucket) => bucket.store(),
+        }
+    }
+}
+
+impl Storage {
+    /// Opens the store and makes the folder of uploads on their way.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when that fails. A bucket is not asked for: see [`Storage::probe`].
+    pub fn open(place: &Place, spool: PathBuf, halt: Arc<Halt>, reserve: Reserve) -> Result<Self, Error> {
+        make_folder(&spool).map_err(|error| Error::internal(&format!("making the folder {}", spool.display()), &error))?;
+        Ok(Self { backend: ArcSwap::from_pointee(Backend::open(place, halt)?), spool, reserve })
+    }
+
+    fn backend(&self) -> Arc<Backend> {
+        self.backend.load_full()
+    }
+
+    /// Where uploads too large for memory wait, as files without a name.
+    pub(crate) fn spool_folder(&self) -> &Path {
+        &self.spool
+    }
+
+    /// Refuses when `incoming_bytes` more would eat into the reserve.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]; [`Error::Internal`] when the file system can't be asked.
+    pub fn check_space(&self, incoming_bytes: u64) -> Result<(), Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => local::check_space(&disk.root, incoming_bytes, self.reserve),
+            // Only what waits in the spool is here.
+            Backend::Bucket(_) => local::check_space(&self.spool, incoming_bytes, self.reserve),
+        }
+    }
+
+    /// Stores bytes durably under a fresh key, which nobody knows before this returns. Whoever fetches them from a bucket without us is
+    /// told this type.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]; [`Error::Busy`] when the store can't be reached. On the local disk, any other failure of a write or sync trips the
+    /// halt.
+    pub async fn put(&self, key: &BlobKey, content: &Content, content_type: &str) -> Result<(), Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => disk.put(key, content).await,
+            Backend::Bucket(bucket) => bucket.put(key, content, content_type).await,
+        }
+    }
+
+    /// Stores bytes durably under a key that may be known already; nobody ever sees half of them.
+    ///
+    /// # Errors
+    /// As [`Storage::put`].
+    pub async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => disk.replace(key, bytes).await,
+            Backend::Bucket(bucket) => bucket.put(key, &Content::Memory(bytes), "application/octet-stream").await,
+        }
+    }
+
+    /// Reads all of a small blob.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it isn't there; [`Error::Busy`] when the store can't be reached.
+    pub async fn read(&self, key: &BlobKey) -> Result<Bytes, Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => disk.read(key).await,
+            Backend::Bucket(bucket) => bucket.read(key).await,
+        }
+    }
+
+    /// Reads a range of a blob in chunks.
+    ///
+    /// # Errors
+    /// As [`Storage::read`].
+    pub async fn stream(
+        &self,
+        key: &BlobKey,
+        range: std::ops::Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => disk.stream(key, range).await,
+            Backend::Bucket(bucket) => bucket.stream(key, range).await,
+        }
+    }
+
+    /// Removes a blob; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be removed; [`Error::Busy`] when the store can't be reached.
+    pub async fn delete(&self, key: &BlobKey) -> Result<(), Error> {
+        match self.backend().store().delete(&StorePath::from(key.as_str())).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("deleting a blob", &error)),
+        }
+    }
+
+    fn failed(&self, doing: &str, error: &object_store::Error) -> Error {
+        match &*self.backend() {
+            Backend::Local(_) => Error::internal(doing, error),
+            Backend::Bucket(_) => bucket::failed(doing, error),
+        }
+    }
+
+    /// The address at which a bucket knows the bytes, as in `s3://bucket/key`; none for a folder.
+    #[must_use]
+    pub fn address(&self, key: &BlobKey) -> Option<String> {
+        match &*self.backend() {
+            Backend::Local(_) => None,
+            Backend::Bucket(bucket) => Some(bucket.address(key)),
+        }
+    }
+
+    /// A link of the bucket's own that opens for so long; none for a folder.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be signed.
+    pub async fn presign(&self, key: &BlobKey, lifetime: Duration) -> Result<Option<String>, Error> {
+        match &*self.backend() {
+            Backend::Local(_) => Ok(None),
+            Backend::Bucket(bucket) => bucket.presign(key, lifetime).await.map(Some),
+        }
+    }
+
+    /// Removes the renderings of a version; they can be made again.
+    ///
+    /// # Errors
+    /// As [`Storage::delete`].
+    pub(crate) async fn delete_variants(&self, version: &BlobKey) -> Result<(), Error> {
+        let key = Self::variant_key(version, "");
+        let folder = StorePath::from(key.as_str().trim_end_matches('/'));
+        let backend = self.backend();
+        let mut variants = backend.store().list(Some(&folder));
+        while let Some(variant) = variants.next().await {
+            let variant = variant.map_err(|error| self.failed("listing renderings", &error))?;
+            self.delete(&BlobKey::from_stored(variant.location.to_string())).await?;
+        }
+        Ok(())
+    }
+
+    /// All blobs of the namespaces, variants excepted.
+    pub(crate) fn list(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
+        self.listed(None, false)
+    }
+
+    /// All renderings.
+    pub(crate) fn list_variants(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
+        self.listed(Some(&StorePath::from(VARIANTS)), true)
+    }
+
+    fn listed(&self, below: Option<&StorePath>, variants: bool) -> BoxStream<'_, Result<StoredBlob, Error>> {
+        self.backend()
+            .store()
+            .list(below)
+            .map_err(|error| self.failed("listing the store", &error))
+            .try_filter(move |meta| {
+                let namespace = meta.location.as_ref().split('/').next();
+                std::future::ready((namespace == Some(VARIANTS)) == variants)
+            })
+            .map_ok(|meta| StoredBlob {
+                key: BlobKey::from_stored(meta.location.to_string()),
+                size_bytes: meta.size,
+                modified: Timestamp(meta.last_modified.timestamp_micros()),
+            })
+            .boxed()
+    }
+
+    /// Staging files that a crash left behind, older than the grace period. A bucket's are removed by its own lifecycle rule.
+    pub(crate) async fn leftovers(&self, grace: Duration) -> Result<Vec<Leftover>, Error> {
+        let root = match &*self.backend() {
+            Backend::Local(disk) => Some(disk.root.clone()),
+            Backend::Bucket(_) => None,
+        };
+        local::leftovers(root, self.spool.clone(), grace).await
+    }
+
+    pub(crate) async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), Error> {
+        local::remove_leftover(leftover).await
+    }
+
+    /// Tries all that is ever asked of the store, with a few bytes, and says what it can't do.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.check_space(0)?;
+        let key = BlobKey::from_stored(format!("{VARIANTS}/probe-{}/a", uuid::Uuid::now_v7()));
+        if let Backend::Bucket(bucket) = &*self.backend() {
+            return bucket.probe(&key).await;
+        }
+        self.replace(&key, Bytes::from_static(b"probe")).await?;
+        let read = self.read(&key).await;
+        self.delete(&key).await?;
+        if read? == "probe" { Ok(()) } else { Err(Error::Internal { detail: "the store gave back other bytes".into() }) }
+    }
+
+    /// Whether it is a bucket, which other processes may use too.
+    #[must_use]
+    pub fn is_bucket(&self) -> bool {
+        matches!(&*self.backend(), Backend::Bucket(_))
+    }
+
+    /// Whether the store answers now.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when it doesn't.
+    pub async fn ping(&self) -> Result<(), Error> {
+        match &*self.backend() {
+            Backend::Local(_) => Ok(()),
+            Backend::Bucket(bucket) => bucket.ping(&BlobKey::from_stored(format!("{VARIANTS}/ping"))).await,
+        }
+    }
+
+    /// The key of a rendering. Deterministic, unlike a blob's: it is a cache.
+    pub(crate) fn variant_key(version: &BlobKey, transform: &str) -> BlobKey {
+        let stem = version.as_str().rsplit('/').next().unwrap_or_default();
+        BlobKey::from_stored(format!("{VARIANTS}/{}/{transform}", stem.split('.').next().unwrap_or_default()))
+    }
+}

@@ -1,0 +1,75 @@
+//! A PostgreSQL server on a Unix socket in a temporary folder. It is started once a process, and a shell that waits for the end of its
+//! input ends it and removes its folder, however the process ends.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+/// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root.
+const START: &str = r#"
+set -e
+bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+dir=$(mktemp -d /tmp/imagewell-postgres.XXXXXX)
+as=
+if [ "$(id -u)" = 0 ]; then
+  chown postgres "$dir"
+  as='setpriv --reuid=postgres --regid=postgres --clear-groups --'
+fi
+cd "$dir"
+$as "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
+$as "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=off -c max_connections=400 </dev/null >/dev/null 2>&1 &
+server=$!
+until $as "$bin/pg_isready" -q -h "$dir"; do kill -0 $server; sleep 0.05; done
+echo "$dir"
+cat
+kill -INT $server
+wait $server || true
+rm -rf "$dir"
+"#;
+
+struct Server {
+    folder: String,
+    /// Its end is the server's.
+    _input: ChildStdin,
+    _child: Child,
+    psql: Mutex<ChildStdin>,
+    answers: Mutex<BufReader<std::process::ChildStdout>>,
+}
+
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let mut child =
+            Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let input = child.stdin.take().expect("pipe");
+        let mut folder = String::new();
+        BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut folder).expect("reads");
+        let folder = folder.trim().to_owned();
+        assert!(!folder.is_empty(), "PostgreSQL doesn't start: is Debian's package postgresql installed?");
+        let mut psql = Command::new("psql")
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", &folder, "-U", "postgres", "postgres"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("psql starts");
+        let (ask, answers) = (psql.stdin.take().expect("pipe"), psql.stdout.take().expect("pipe"));
+        Server { folder, _input: input, _child: child, psql: Mutex::new(ask), answers: Mutex::new(BufReader::new(answers)) }
+    })
+}
+
+/// The address of a new, empty database.
+///
+/// # Panics
+/// When PostgreSQL can't be started.
+#[must_use]
+pub fn database() -> String {
+    let server = server();
+    let name = super::fresh("db").replace('-', "_");
+    let mut psql = server.psql.lock().expect("psql");
+    writeln!(psql, "CREATE DATABASE {name};\n\\echo done").expect("asks");
+    psql.flush().expect("asks");
+    let mut answer = String::new();
+    server.answers.lock().expect("psql").read_line(&mut answer).expect("answers");
+    assert_eq!(answer.trim(), "done", "psql could not make a database");
+    format!("postgres://postgres@localhost/{name}?host={}", server.folder)
+}
