@@ -231,6 +231,7 @@ impl App {
             if !matches!(refreshed, Ok(Ok(()))) {
                 tracing::warn!("rights could not be read again: what was known of them is not trusted");
                 self.forget(Change::Everything);
+                self.accounts.forget_rights();
                 self.namespaces.clear();
                 self.presets.clear();
             }

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
+use crate::db::{Open, Refusal};
 use crate::model::{
     Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, State, TicketNumber,
     TicketNumbers, Timestamp, Version,
@@ -245,8 +246,10 @@ impl Received {
         let Self { app, request, spooled, facts, _permit } = self;
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
-        app.storage.put(&image.version.blob, &spooled.content, &image.version.content_type).await?;
-        let (image, ticket) = match commit(&app, image.clone(), request.target).await {
+        // The bytes and their row belong into the same place, should the data be moving elsewhere.
+        let open = app.database.open_gate().await;
+        app.storage.put(&image.version, &spooled.content).await?;
+        let (image, ticket) = match commit(&app, open, image.clone(), request.target).await {
             Ok(stored) => stored,
             Err(error) => {
                 discard(&app, &image, &error).await;
@@ -328,41 +331,30 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
 }
 
 /// The row, in a commit that it shares. What it says of itself may change with it: its number, and the identity of its name.
-async fn commit(app: &App, row: Image, target: Target) -> Result<(Image, Option<TicketNumber>), Error> {
-    match target {
-        Target::Application { id: None, .. } => {
-            app.database
-                .write_unrefusable(move |connection| {
-                    Box::pin(async move { db::images::insert(connection, &row).await.map(|()| (row, None)) })
+async fn commit(app: &App, open: Open, row: Image, target: Target) -> Result<(Image, Option<TicketNumber>), Error> {
+    let refusal = match target {
+        Target::Application { id: None, .. } | Target::Name { .. } => Refusal::Unexpected,
+        Target::Application { id: Some(_), .. } | Target::Ticket { .. } => Refusal::Expected,
+    };
+    app.database
+        .write_through(
+            open,
+            move |connection| {
+                Box::pin(async move {
+                    match target {
+                        Target::Application { .. } => db::images::insert(connection, &row).await.map(|()| (row, None)),
+                        Target::Name { .. } => db::files::add_version(connection, row).await.map(|row| (row, None)),
+                        Target::Ticket { lifetime, numbers } => {
+                            let expires = row.created.plus(lifetime);
+                            let ticket = db::tickets::add(connection, &row, numbers, expires).await?;
+                            Ok((row, Some(ticket)))
+                        }
+                    }
                 })
-                .await
-        }
-        Target::Application { id: Some(_), .. } => {
-            app.database
-                .write(move |connection| {
-                    Box::pin(async move { db::images::insert(connection, &row).await.map(|()| (row, None)) })
-                })
-                .await
-        }
-        Target::Name { .. } => {
-            app.database
-                .write_unrefusable(move |connection| {
-                    Box::pin(async move { db::files::add_version(connection, row).await.map(|row| (row, None)) })
-                })
-                .await
-        }
-        Target::Ticket { lifetime, numbers } => {
-            let expires = row.created.plus(lifetime);
-            app.database
-                .write(move |connection| {
-                    Box::pin(async move {
-                        let ticket = db::tickets::add(connection, &row, numbers, expires).await?;
-                        Ok((row, Some(ticket)))
-                    })
-                })
-                .await
-        }
-    }
+            },
+            refusal,
+        )
+        .await
 }
 
 /// The row was refused, so the blob has no owner. When the commit's fate is unknown the blob stays for `sweep` to judge.

@@ -22,8 +22,8 @@ use crate::{Error, db, leases};
 const USES_NOTED_MAX: usize = 100_000;
 /// A node that waits for another one's rendering asks for it so often.
 const ASKED_FOR_EVERY: Duration = Duration::from_millis(100);
-/// Who has it counts renderings, and removes those used longest ago.
-const EVICTION_LEASE: &str = "evict";
+/// Who gets it counts all renderings.
+const COUNT_LEASE: &str = "count";
 /// In a cluster, where others add renderings too, they are counted this often.
 const COUNTED_EVERY: Duration = Duration::from_secs(60);
 /// Renderings that go at a time.
@@ -285,9 +285,8 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
         })
         .await?;
     let within = app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max;
-    let counts =
-        if app.database.is_shared() { leases::take_free(app, EVICTION_LEASE.to_owned(), COUNTED_EVERY).await? } else { !within };
-    if !counts {
+    let due = app.database.is_shared() && leases::take_free(app, COUNT_LEASE.to_owned(), COUNTED_EVERY).await?;
+    if within && !due {
         return Ok(());
     }
     // What is added from here on counts on top of what is counted.

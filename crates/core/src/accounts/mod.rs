@@ -274,12 +274,12 @@ impl Accounts {
                 self.sessions.remove(&hash);
             }
             Change::SessionsOf(account) => self.sessions.retain(|_, live| live.actor.account != account),
-            Change::Everything => self.forget_rights(),
+            Change::Everything => self.sessions.clear(),
             Change::Image(_) => {}
         }
     }
 
-    fn forget_rights(&self) {
+    pub(crate) fn forget_rights(&self) {
         self.sessions.clear();
         self.machines.clear();
     }

@@ -33,11 +33,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 pub use self::postgres::Patience;
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
-use self::writer::Refusal;
+pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
 use crate::halt::Halt;
@@ -70,12 +71,32 @@ pub enum Place {
 pub struct Database {
     engine: Arc<ArcSwap<Engine>>,
     announcer: Announcer,
+    gate: Arc<RwLock<()>>,
 }
+
+/// See [`Database::open_gate`].
+#[derive(Debug)]
+pub(crate) struct Open(#[expect(dead_code, reason = "held until dropped")] OwnedRwLockReadGuard<()>);
+
+/// See [`Database::shut_gate`].
+#[derive(Debug)]
+pub(crate) struct Shut(#[expect(dead_code, reason = "held until dropped")] OwnedRwLockWriteGuard<()>);
 
 #[derive(Debug)]
 enum Engine {
     Sqlite(Sqlite),
     Postgres(Postgres),
+}
+
+impl Engine {
+    async fn open(place: &Place, halt: Arc<Halt>, announcer: Announcer) -> Result<Self, Error> {
+        match place {
+            Place::File { file, readers_max } => Sqlite::open(file, *readers_max, halt, announcer).await.map(Self::Sqlite),
+            Place::Server { url, connections_max, patience } => {
+                Postgres::open(url, *connections_max, *patience, announcer).await.map(Self::Postgres)
+            }
+        }
+    }
 }
 
 /// The connection of a write.
@@ -105,13 +126,8 @@ impl Database {
     /// [`Error::Internal`] when it can't be opened, is newer than this program, or SQLite is too old.
     pub async fn open(place: &Place, halt: Arc<Halt>) -> Result<Self, Error> {
         let announcer = Announcer::default();
-        let engine = match place {
-            Place::File { file, readers_max } => Engine::Sqlite(Sqlite::open(file, *readers_max, halt, announcer.clone()).await?),
-            Place::Server { url, connections_max, patience } => {
-                Engine::Postgres(Postgres::open(url, *connections_max, *patience, announcer.clone()).await?)
-            }
-        };
-        Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer })
+        let engine = Engine::open(place, halt, announcer.clone()).await?;
+        Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer, gate: Arc::default() })
     }
 
     fn engine(&self) -> Arc<Engine> {
@@ -139,35 +155,59 @@ impl Database {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        self.write_or_refuse(work, Refusal::Expected).await
+        let open = self.open_gate().await;
+        self.write_through(open, work, Refusal::Expected).await
     }
 
-    /// As [`Database::write`], for work that nothing in the database can refuse. It saves the two statements that would undo it; if
-    /// it fails all the same, the whole commit fails with it.
-    pub(crate) async fn write_unrefusable<T, F>(&self, work: F) -> Result<T, Error>
+    /// Until what is returned is dropped, the data doesn't move elsewhere; while it does, this waits. For what writes to the store and
+    /// then here.
+    pub(crate) async fn open_gate(&self) -> Open {
+        Open(Arc::clone(&self.gate).read_owned().await)
+    }
+
+    /// Makes all writes wait until what is returned is dropped, and waits for those that run.
+    pub(crate) async fn shut_gate(&self) -> Shut {
+        Shut(Arc::clone(&self.gate).write_owned().await)
+    }
+
+    /// As [`Database::write`], through a gate that is open already. Work that the database can't refuse saves the two statements that
+    /// would undo it; if it fails all the same, the whole commit fails with it.
+    pub(crate) async fn write_through<T, F>(&self, open: Open, work: F, refusal: Refusal) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        self.write_or_refuse(work, Refusal::Unexpected).await
+        self.write_past_gate(Some(open), work, refusal).await
     }
 
-    async fn write_or_refuse<T, F>(&self, work: F, refusal: Refusal) -> Result<T, Error>
+    /// For what must be written while everything else waits.
+    pub(crate) async fn write_past_gate<T, F>(&self, open: Option<Open>, work: F, refusal: Refusal) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let engine = self.engine();
-        if let Engine::Sqlite(sqlite) = &*engine {
-            return sqlite.writer.write(work, refusal).await;
-        }
         let write = async move {
             match &*engine {
-                Engine::Postgres(postgres) => postgres.write(work).await,
-                Engine::Sqlite(sqlite) => sqlite.writer.write(work, refusal).await,
+                Engine::Postgres(postgres) => {
+                    let written = postgres.write(work).await;
+                    drop(open);
+                    written
+                }
+                Engine::Sqlite(sqlite) => sqlite.writer.write(open, work, refusal).await,
             }
         };
-        tokio::spawn(write).await.map_err(|error| Error::internal("writing the database", &error))?
+        if self.is_shared() {
+            // It ends although its caller may stop waiting, as the queue of SQLite does it.
+            return tokio::spawn(write).await.map_err(|error| Error::internal("writing the database", &error))?;
+        }
+        write.await
+    }
+
+    /// From now on this is another database; what runs on the old one ends there.
+    pub(crate) async fn switch_to(&self, place: &Place, halt: Arc<Halt>) -> Result<(), Error> {
+        self.engine.store(Arc::new(Engine::open(place, halt, self.announcer.clone()).await?));
+        Ok(())
     }
 
     /// Whether a trivial read works now.

@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Connection, Link, write_failed};
+use super::{Connection, Link, Open, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
 use crate::halt::Halt;
@@ -38,7 +38,7 @@ enum Request {
 
 /// Whether the database may refuse a piece, for a name that is taken, and others must not suffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// Then what it did is undone, for which it runs inside a savepoint.
     Expected,
     /// Nothing can be undone, so a failure is one of the whole commit.
@@ -68,6 +68,7 @@ struct Work<T, F> {
     outcome: Option<Result<T, Error>>,
     refusal: Refusal,
     reply: oneshot::Sender<Result<T, Error>>,
+    _open: Option<Open>,
 }
 
 impl<T, F> Pending for Work<T, F>
@@ -114,13 +115,14 @@ impl Writer {
         Self { queue }
     }
 
-    pub(super) async fn write<T, F>(&self, work: F, refusal: Refusal) -> Result<T, Error>
+    /// `open` is held until the commit, also when nobody waits for it any more.
+    pub(super) async fn write<T, F>(&self, open: Option<Open>, work: F, refusal: Refusal) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let work = Work { work: Some(work), outcome: None, refusal, reply };
+        let work = Work { work: Some(work), outcome: None, refusal, reply, _open: open };
         let closed = || Error::Internal { detail: "the database is closed".into() };
         self.queue.send(Request::Write(Box::new(work))).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?

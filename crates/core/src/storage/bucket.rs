@@ -93,9 +93,9 @@ impl Bucket {
         format!("{}/{}", self.url.as_str().trim_end_matches('/'), key.as_str())
     }
 
-    pub(super) async fn put(&self, key: &BlobKey, content: &Content, content_type: &str) -> Result<(), Error> {
+    pub(super) async fn put(&self, key: &BlobKey, content: &Content, content_type: &str, inspected: bool) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
-        let attributes = attributes(content_type);
+        let attributes = attributes(content_type, inspected);
         if content.len() > self.part_bytes as u64 {
             // A caller that leaves must not leave parts behind: it goes on, and ends in an object or in nothing.
             let (store, content, part_bytes) = (Arc::clone(&self.store), content.clone(), self.part_bytes);
@@ -153,7 +153,7 @@ impl Bucket {
             );
             move |error: object_store::Error| Error::internal(&what, &error)
         };
-        let options = PutOptions { attributes: attributes("image/png"), ..PutOptions::default() };
+        let options = PutOptions { attributes: attributes("image/png", true), ..PutOptions::default() };
         self.store.put_opts(&path, PutPayload::from_static(b"probe"), options).await.map_err(refused("take an object (PUT)"))?;
         let whole = async { self.store.get(&path).await?.bytes().await }.await.map_err(refused("give an object back (GET)"))?;
         let part = self.store.get_range(&path, 1..3).await.map_err(refused("give a part of an object back (GET with Range)"))?;
@@ -169,11 +169,11 @@ impl Bucket {
     }
 }
 
-/// For those who fetch from the bucket without us: what isn't known to be an image is a download.
-fn attributes(content_type: &str) -> Attributes {
+/// For those who fetch from the bucket without us: what nobody has looked at is a download.
+fn attributes(content_type: &str, inspected: bool) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(Attribute::ContentType, content_type.to_owned().into());
-    if !content_type.starts_with("image/") {
+    if !inspected {
         attributes.insert(Attribute::ContentDisposition, "attachment".into());
     }
     attributes

@@ -24,7 +24,7 @@ use self::local::LocalDisk;
 use crate::Error;
 use crate::durable::make_folder;
 use crate::halt::Halt;
-use crate::model::{BlobKey, Timestamp};
+use crate::model::{BlobKey, Timestamp, Version};
 use crate::spool::Content;
 
 /// Variants stand beside the namespaces; no namespace may have this name.
@@ -117,16 +117,15 @@ impl Storage {
         }
     }
 
-    /// Stores bytes durably under a fresh key, which nobody knows before this returns. Whoever fetches them from a bucket without us is
-    /// told this type.
+    /// Stores the bytes of a version durably under its key, which is fresh: nobody knows it before this returns.
     ///
     /// # Errors
     /// [`Error::NoSpace`]; [`Error::Busy`] when the store can't be reached. On the local disk, any other failure of a write or sync trips the
     /// halt.
-    pub async fn put(&self, key: &BlobKey, content: &Content, content_type: &str) -> Result<(), Error> {
+    pub async fn put(&self, version: &Version, content: &Content) -> Result<(), Error> {
         match &*self.backend() {
-            Backend::Local(disk) => disk.put(key, content).await,
-            Backend::Bucket(bucket) => bucket.put(key, content, content_type).await,
+            Backend::Local(disk) => disk.put(&version.blob, content).await,
+            Backend::Bucket(bucket) => bucket.put(&version.blob, content, &version.content_type, version.facts.is_some()).await,
         }
     }
 
@@ -137,7 +136,7 @@ impl Storage {
     pub async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
         match &*self.backend() {
             Backend::Local(disk) => disk.replace(key, bytes).await,
-            Backend::Bucket(bucket) => bucket.put(key, &Content::Memory(bytes), "application/octet-stream").await,
+            Backend::Bucket(bucket) => bucket.put(key, &Content::Memory(bytes), "application/octet-stream", false).await,
         }
     }
 

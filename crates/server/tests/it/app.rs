@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use imagewell::config::Settings;
+use imagewell::config::{Settings, StorageUrl};
 use imagewell::serve::{Ended, Service, start};
 use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
@@ -23,6 +23,9 @@ use tempfile::TempDir;
 pub const PERMISSION: &str = "opstool.AB_Crew.view";
 pub const APP_KEY: &str = "opstool";
 pub const PASSWORD: &str = "correct horse";
+
+/// The setting of tests that are about our own links, or other things that only a folder has: blobs lie in one whatever the others run on.
+pub const FOLDER: (&str, &str) = ("storage_url", "");
 
 /// Where a service keeps its data.
 pub struct Data {
@@ -131,7 +134,10 @@ impl TestApp {
 
     /// Where the blobs lie as files.
     pub fn blobs(&self) -> PathBuf {
-        self.data.outgrown.as_ref().map_or_else(|| self.data_dir().join("blobs"), |outgrown| outgrown.blobs().to_owned())
+        match (&self.data.outgrown, self.service.settings.storage_url()) {
+            (Some(outgrown), StorageUrl::Bucket(_)) => outgrown.blobs().to_owned(),
+            _ => self.data_dir().join("blobs"),
+        }
     }
 
     /// What the database says of one row, behind the service's back.

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::app::{Actor, Answer, PASSWORD, program};
-use crate::process::{PLAN, Process, imagewell, provision, read_until, run, text};
+use crate::process::{PLAN, Process, imagewell, provision, read_until, run, stay_on_disk, text};
 
 #[test]
 fn help_names_every_command_and_misuse_exits_with_2() {
@@ -175,6 +175,7 @@ fn two_services_do_not_share_a_folder() {
 async fn sweep_says_what_it_would_remove_and_why() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
+    stay_on_disk(&data);
     provision(&data);
     let orphan = data.join("blobs/opsportal-images/100606/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
     std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");

@@ -28,25 +28,32 @@ pub fn imagewell(data_dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// The database and the bucket of a data folder, when the tests run on PostgreSQL and an S3 store.
+/// Databases and buckets by data folder; none for what stays on SQLite and a folder.
+static OUTGROWN: LazyLock<Mutex<HashMap<PathBuf, Option<Outgrown>>>> = LazyLock::new(Mutex::default);
+
+/// What a process on this folder is told, when the tests run on PostgreSQL and an S3 store.
 fn outgrown(data_dir: &Path) -> Vec<(String, String)> {
-    static ALL: LazyLock<Mutex<HashMap<PathBuf, Outgrown>>> = LazyLock::new(Mutex::default);
-    if !imagewell_engines::outgrown() {
-        return Vec::new();
-    }
-    let mut all = ALL.lock().expect("map");
-    let outgrown = all.entry(data_dir.to_owned()).or_insert_with(Outgrown::new);
-    outgrown.settings().into_iter().map(|(key, value)| (environment_name(key), value)).collect()
+    let mut all = OUTGROWN.lock().expect("map");
+    let outgrown = all.entry(data_dir.to_owned()).or_insert_with(|| imagewell_engines::outgrown().then(Outgrown::new));
+    let settings = outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
+    settings.into_iter().map(|(key, value)| (environment_name(key), value)).collect()
+}
+
+/// For tests of SQLite and the disk themselves.
+pub fn stay_on_disk(data_dir: &Path) {
+    OUTGROWN.lock().expect("map").insert(data_dir.to_owned(), None);
+}
+
+/// Where the blobs of a data folder lie as files.
+pub fn blobs(data_dir: &Path) -> PathBuf {
+    let all = OUTGROWN.lock().expect("map");
+    let outgrown = all.get(data_dir).and_then(Option::as_ref);
+    outgrown.map_or_else(|| data_dir.join("blobs"), |outgrown| outgrown.blobs().to_owned())
 }
 
 fn configure(command: &mut Command, data_dir: &Path) {
-    command.envs(outgrown(data_dir));
-    configure_on_disk(command, data_dir);
-}
-
-/// On SQLite and a folder, whatever the other tests run on.
-pub fn configure_on_disk(command: &mut Command, data_dir: &Path) {
     command
+        .envs(outgrown(data_dir))
         .current_dir(data_dir.parent().expect("parent"))
         .env("IMAGEWELL_DATA_DIR", data_dir)
         .env("IMAGEWELL_LISTEN", "127.0.0.1:0")
@@ -89,7 +96,8 @@ impl Process {
         std::fs::create_dir_all(data_dir).expect("makes");
         std::fs::write(data_dir.parent().expect("parent").join("plan.toml"), PLAN).expect("writes");
         let mut command = Command::new("unshare");
-        configure_on_disk(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]), data_dir);
+        stay_on_disk(data_dir);
+        configure(command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]), data_dir);
         command.envs(settings.iter().copied());
         Self::start(command)
     }

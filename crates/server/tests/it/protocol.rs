@@ -123,7 +123,7 @@ async fn operators_see_health_and_metrics_and_strangers_do_not() {
     assert_eq!(Answer::of(ada.get("/readyz")).await.text(), "ready\n");
     let metrics = Answer::of(ada.get("/metrics")).await.text();
     for name in
-        ["imagewell_http_requests_total", "imagewell_uploads_total", "imagewell_commit_batch_size", "imagewell_logins_total"]
+        ["imagewell_http_requests_total", "imagewell_uploads_total", "imagewell_upload_bytes_total", "imagewell_logins_total"]
     {
         assert!(metrics.contains(name), "{name}");
     }

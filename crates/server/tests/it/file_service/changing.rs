@@ -7,7 +7,7 @@ use imagewell_core::sweep::{self, Mode};
 use serde_json::json;
 
 use super::{FileAnswer as _, Machine, open};
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, FOLDER, TestApp};
 use crate::fixtures::{photograph, png};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -102,7 +102,7 @@ async fn readers_never_see_half_a_state() {
 
 #[tokio::test]
 async fn a_deletion_can_be_taken_back() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let mut links = Vec::new();
     for salt in 1..=4 {

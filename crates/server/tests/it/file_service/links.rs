@@ -6,7 +6,7 @@ use imagewell_core::model::KeyPurpose;
 use reqwest::{Client, Method};
 
 use super::{FileAnswer as _, Machine, open, s3_error};
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, FOLDER, TestApp};
 use crate::fixtures::{photograph, png, png_of_bytes};
 
 async fn asked(method: &str, link: &str, headers: &[(&str, &str)]) -> Answer {
@@ -24,7 +24,7 @@ fn is_altered(answer: &Answer) -> bool {
 
 #[tokio::test]
 async fn a_link_opens_without_a_login_with_ranges_head_and_conditions() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let bytes = png_of_bytes(2_500_000, 1);
     for (name, bytes) in [("small.jpg", photograph()), ("large.png", bytes)] {
@@ -56,7 +56,7 @@ async fn a_link_opens_without_a_login_with_ranges_head_and_conditions() {
 
 #[tokio::test]
 async fn a_link_altered_in_any_byte_opens_nothing() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let link = till.upload("a.png", png(8, 8, 1)).await.link();
     let path_at = link.find("/imagewell/").expect("path") + "/imagewell/".len();
@@ -85,7 +85,7 @@ async fn a_link_altered_in_any_byte_opens_nothing() {
 
 #[tokio::test]
 async fn a_link_is_good_for_its_path_its_method_and_its_version_alone() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let first = till.upload("a.png", png(8, 8, 1)).await;
     let second = till.upload("a.png", png(8, 8, 2)).await;
@@ -141,7 +141,7 @@ async fn a_link_is_good_for_its_path_its_method_and_its_version_alone() {
 
 #[tokio::test]
 async fn a_link_ends_with_its_seconds() {
-    let app = TestApp::with(&[("file_service.link_ttl_seconds", "2")]).await;
+    let app = TestApp::with(&[FOLDER, ("file_service.link_ttl_seconds", "2")]).await;
     let link = Machine::till(&app, "till01").upload("a.png", png(8, 8, 1)).await.link();
     assert_eq!(open(&link).await.status.as_u16(), 200);
     tokio::time::sleep(Duration::from_millis(2100)).await;
@@ -154,7 +154,7 @@ async fn a_link_ends_with_its_seconds() {
 /// A signer whose clock is ahead may be ahead by a quarter of an hour, as at S3.
 #[tokio::test]
 async fn links_of_a_clock_that_is_off_are_refused() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let answer = Machine::till(&app, "till01").upload("a.png", png(8, 8, 1)).await;
     let key = app.service.app.keys.current(KeyPurpose::Links).expect("key");
     let address = answer.link().split('?').next().expect("path").to_owned();
@@ -194,7 +194,7 @@ fn signed_elsewhere(id: &str, secret: &str, address: &str, offset_seconds: i64) 
 
 #[tokio::test]
 async fn public_files_have_a_plain_address_and_private_ones_have_none() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let uploaded = till.upload("a.png", png(8, 8, 1)).await;
     let plain = app.url(&format!("/imagewell/{}", uploaded.file()["s3_token"].as_str().expect("key")));
@@ -233,7 +233,7 @@ async fn public_files_have_a_plain_address_and_private_ones_have_none() {
 
 #[tokio::test]
 async fn a_deleted_file_is_gone_from_links_and_plain_addresses_at_once() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let uploaded = till.upload("a.png", png(8, 8, 1)).await;
     Answer::of(till.request("PUT", "rewards/a.png/acl").body("PUBLIC")).await.file();
@@ -253,7 +253,7 @@ async fn a_deleted_file_is_gone_from_links_and_plain_addresses_at_once() {
 
 #[tokio::test]
 async fn the_key_of_links_rotates_apart_from_every_other() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     let bearer = Machine::bearer(&app, &super::token(&app, "backoffice").await);
     let before = till.upload("a.png", png(8, 8, 1)).await.link();
@@ -275,7 +275,7 @@ async fn the_key_of_links_rotates_apart_from_every_other() {
 
 #[tokio::test]
 async fn links_lead_to_the_public_url_where_there_is_one() {
-    let app = TestApp::with(&[("public_url", "https://images.example.com")]).await;
+    let app = TestApp::with(&[FOLDER, ("public_url", "https://images.example.com")]).await;
     let till = Machine::till(&app, "till01");
     let answer = till.upload("a.png", png(8, 8, 1)).await;
     assert!(answer.link().starts_with("https://images.example.com/imagewell/rewards/100606/"));

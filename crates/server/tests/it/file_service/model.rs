@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::{FileAnswer as _, Machine, open};
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, FOLDER, TestApp};
 use crate::fixtures::png;
 
 const NAMES: [&str; 3] = ["a.png", "A.png", "b.png"];
@@ -198,7 +198,7 @@ async fn take(machine: &Machine, files: &mut BTreeMap<usize, File>, folder: usiz
 #[test]
 fn any_order_of_changes_ends_where_the_model_does() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let app = runtime.block_on(TestApp::start());
+    let app = runtime.block_on(TestApp::with(&[FOLDER]));
     let machine = Machine::till(&app, "till01");
     let cases = AtomicUsize::new(0);
     let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, max_shrink_iters: 200, ..Config::default() });

@@ -6,7 +6,7 @@ use imagewell_imaging::Format;
 use serde_json::json;
 
 use super::{FileAnswer as _, Machine, open};
-use crate::app::{Answer, TestApp, plan};
+use crate::app::{Answer, FOLDER, TestApp, plan};
 use crate::fixtures::{photograph, png, png_of_bytes, testdata};
 
 async fn provision(app: &TestApp, rules: NamespaceRules) {
@@ -73,7 +73,7 @@ async fn it_may_have_limits_formats_and_a_zone_of_its_own() {
 
 #[tokio::test]
 async fn a_verbatim_namespace_keeps_bytes_unseen_and_serves_them_inertly() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[FOLDER]).await;
     let till = Machine::till(&app, "till01");
     provision(&app, NamespaceRules { verbatim: true, ..rules("raw") }).await;
     let script = b"<script>alert(1)</script>".to_vec();
