@@ -1,18 +1,20 @@
 //! The handles that everything works with, built once.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use imagewell_imaging::Limits;
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::accounts::{Accounts, SessionLimits};
 use crate::changes::Change;
 use crate::db::listening::Hearing;
 use crate::db::{self, Database};
+use crate::following::Whither;
 use crate::halt::Halt;
 use crate::keys::Keys;
 use crate::looks::Looks;
@@ -22,7 +24,7 @@ use crate::spool::Spool;
 use crate::storage::{self, Reserve, Storage};
 use crate::variant::Uses;
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, looks, sweep, variant};
+use crate::{Error, following, looks, sweep, variant};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -122,6 +124,8 @@ pub struct App {
     /// What this process is called among others on the same database.
     pub(crate) node: String,
     hearing: Hearing,
+    pub(crate) whither: OnceLock<Whither>,
+    pub(crate) moved_away: Notify,
 }
 
 impl App {
@@ -134,6 +138,7 @@ impl App {
         let node = uuid::Uuid::now_v7().to_string();
         let storage = Storage::open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
         let database = Database::open(&options.database, Arc::clone(&halt)).await?;
+        following::check(&database).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
         let concurrent_max = options.password_concurrent_max;
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
@@ -160,6 +165,8 @@ impl App {
             storage,
             options,
             hearing: Hearing::new(&node),
+            whither: OnceLock::new(),
+            moved_away: Notify::new(),
             node,
         });
         let listener = Arc::downgrade(&app);
@@ -172,7 +179,7 @@ impl App {
     }
 
     /// Forgets what is held in memory of what has changed, also while it is being read.
-    fn forget(&self, change: Change) {
+    pub(crate) fn forget(&self, change: Change) {
         match change {
             Change::Image(id) => {
                 self.images.remove(&id);
@@ -181,6 +188,22 @@ impl App {
             Change::Session(_) | Change::SessionsOf(_) => {}
         }
         self.accounts.forget(change);
+    }
+
+    /// Tells this process how to find out where its data has moved to, should it move. Once.
+    pub fn follow(&self, whither: Whither) {
+        let _ = self.whither.set(whither);
+    }
+
+    /// Returns when the data has moved to where this process can't follow.
+    pub async fn moved_away(&self) {
+        self.moved_away.notified().await;
+    }
+
+    /// Finishes what is queued and closes the database.
+    pub async fn close(&self) {
+        following::leave(self).await;
+        self.database.close().await;
     }
 
     /// A spool for text that is decoded before it is uploaded.
@@ -214,11 +237,20 @@ impl App {
 
     /// Does what must be done once a second, a minute and an hour, until dropped.
     pub async fn run_in_background(self: Arc<Self>) {
-        tokio::join!(self.keep_up_with_others(), self.hearing.listen(&self.database), self.tidy());
+        let mut parts = JoinSet::new();
+        parts.spawn(Arc::clone(&self).keep_up_with_others());
+        parts.spawn(Arc::clone(&self).listen());
+        parts.spawn(following::run(Arc::clone(&self)));
+        parts.spawn(self.tidy());
+        while parts.join_next().await.is_some() {}
+    }
+
+    async fn listen(self: Arc<Self>) {
+        self.hearing.listen(&self.database).await;
     }
 
     /// Sees to it that what is held in memory is never older than a few seconds. It waits for nothing else.
-    async fn keep_up_with_others(&self) {
+    async fn keep_up_with_others(self: Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_sharp = false;
@@ -250,7 +282,7 @@ impl App {
         }
     }
 
-    async fn tidy(self: &Arc<Self>) {
+    async fn tidy(self: Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut next_sweep = tokio::time::Instant::now();
@@ -262,14 +294,14 @@ impl App {
                 // What another node has left.
                 self.looks.wake();
             }
-            looks::go_on(self);
+            looks::go_on(&self);
             if ticks.is_multiple_of(VARIANTS_TENDED_EVERY)
-                && let Err(error) = variant::tend(self).await
+                && let Err(error) = variant::tend(&self).await
             {
                 tracing::warn!(%error, "renderings could not be tended; it is tried again");
             }
             if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
-                && let Err(error) = sweep::remove_expired(self).await
+                && let Err(error) = sweep::remove_expired(&self).await
             {
                 tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
             }
@@ -280,7 +312,7 @@ impl App {
             if tokio::time::Instant::now() >= next_sweep {
                 // Where others may have it, it is asked again sooner.
                 next_sweep = tokio::time::Instant::now() + self.options.sweep.interval.min(SWEEP_ASKED_FOR_EVERY);
-                let app = Arc::clone(self);
+                let app = Arc::clone(&self);
                 tokio::spawn(async move {
                     if let Err(error) = sweep::run_if_due(&app).await {
                         tracing::warn!(%error, "sweeping failed; it is tried again later");

@@ -150,6 +150,7 @@ pub async fn open_or_render(app: &App, image: &Image, transform: &OfImage) -> Re
 async fn render(app: &App, image: &Image, transform: &OfImage, key: &BlobKey) -> Result<Bytes, Error> {
     let source = content(app, &image.version).await?;
     let bytes = app.workers.render(image.org, &source, image.version.facts.as_ref(), &transform.0).await?;
+    metrics::counter!("imagewell_renderings_total").increment(1);
     keep(app, key, &image.version.blob, &bytes).await?;
     Ok(bytes)
 }

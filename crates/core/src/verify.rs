@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
 use crate::model::{BlobKey, Digest};
+use crate::storage::Storage;
 use crate::{Error, db};
 
 const PAGE: u32 = 500;
@@ -35,7 +36,8 @@ pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summ
         let Some((last, ..)) = page.last() else { return Ok(summary) };
         last.as_str().clone_into(&mut after);
         summary.versions += page.len() as u64;
-        let reading = page.into_iter().map(async |(key, size, digest)| (!is_whole(app, &key, size, digest).await).then_some(key));
+        let reading =
+            page.into_iter().map(async |(key, size, digest)| (!is_whole(&app.storage, &key, size, digest).await).then_some(key));
         let broken: Vec<_> =
             futures_util::stream::iter(reading).buffered(READ_AT_ONCE).filter_map(std::future::ready).collect().await;
         summary.broken.extend(broken.iter().map(|key| key.as_str().to_owned()));
@@ -43,8 +45,9 @@ pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summ
     }
 }
 
-async fn is_whole(app: &App, key: &BlobKey, size: u64, digest: Digest) -> bool {
-    let Ok(mut chunks) = app.storage.stream(key, 0..size.max(1)).await else { return false };
+/// Whether these bytes are in the store and have this digest.
+pub(crate) async fn is_whole(storage: &Storage, key: &BlobKey, size: u64, digest: Digest) -> bool {
+    let Ok(mut chunks) = storage.stream(key, 0..size.max(1)).await else { return false };
     let (mut hasher, mut read) = (Sha256::new(), 0);
     while let Some(chunk) = chunks.next().await {
         let Ok(chunk) = chunk else { return false };

@@ -12,6 +12,7 @@ mod intake;
 pub mod links;
 mod listener;
 mod log_lines;
+pub mod moved;
 mod multipart;
 pub mod pages;
 pub mod router;

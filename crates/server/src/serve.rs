@@ -22,7 +22,7 @@ use crate::auth::tokens::TokenKeys;
 use crate::config::{DatabaseUrl, Settings, StorageUrl};
 use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
-use crate::{router, telemetry, tls};
+use crate::{moved, router, telemetry, tls};
 
 /// What handlers work with. Cheap to clone: every request does, several times.
 #[derive(Clone)]
@@ -80,6 +80,7 @@ impl Service {
     pub async fn open(settings: Settings, program: PathBuf) -> Result<Self, Error> {
         let provider = Provider::new(&settings.identity_provider)?.map(Arc::new);
         let app = App::open(options(&settings, program)).await?;
+        app.follow(moved::whither(&settings));
         Ok(Self(Arc::new(Parts {
             app,
             token_keys: Arc::default(),
@@ -249,6 +250,7 @@ impl Running {
     pub async fn until(self, signal: impl Future<Output = ()>) -> Ended {
         let halted = tokio::select! {
             () = signal => false,
+            () = self.service.app.moved_away() => false,
             () = self.service.app.halt.wait() => true,
         };
         self.service.draining.store(true, Ordering::SeqCst);
@@ -268,7 +270,7 @@ impl Running {
         if halted {
             return Ended::Halted;
         }
-        self.service.app.database.close().await;
+        self.service.app.close().await;
         if drained { Ended::Drained } else { Ended::CutOff }
     }
 }

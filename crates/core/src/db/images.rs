@@ -65,6 +65,9 @@ statements! {
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
     BLOB_KEYS = "SELECT blob_key, size_bytes, digest FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2";
     COUNT = "SELECT COUNT(*) FROM images";
+    COUNT_BLOBS = "SELECT COUNT(*) FROM versions";
+    BLOBS_TO_COPY = "SELECT blob_key, size_bytes, digest, content_type, format FROM versions WHERE blob_key > $1 \
+        ORDER BY blob_key LIMIT $2";
 }
 
 #[derive(FromRow)]
@@ -276,6 +279,34 @@ pub(crate) async fn blobs_after(database: &Database, after: &str, count: u32) ->
             Some((BlobKey::from_stored(key), u64::try_from(size).ok()?, Digest::from_hex(&digest)?))
         })
         .collect())
+}
+
+/// Bytes that are to be copied elsewhere.
+#[derive(Debug)]
+pub(crate) struct BlobToCopy {
+    pub(crate) key: BlobKey,
+    pub(crate) size_bytes: u64,
+    pub(crate) digest: Digest,
+    pub(crate) content_type: String,
+    /// Whether they are known to be an image.
+    pub(crate) inspected: bool,
+}
+
+/// A page of all blobs that rows point at, in key order, with all that a store is told of them.
+pub(crate) async fn blobs_to_copy(database: &Database, after: &str, count: u32) -> Result<Vec<BlobToCopy>, Error> {
+    type Row = (String, i64, String, String, Option<String>);
+    let rows: Vec<Row> = query(BLOBS_TO_COPY).bind(after).bind(i64::from(count)).fetch_all(database).await?;
+    let blob = |(key, size, digest, content_type, format): Row| {
+        let (size_bytes, digest) = (u64::try_from(size).ok()?, Digest::from_hex(&digest)?);
+        Some(BlobToCopy { key: BlobKey::from_stored(key), size_bytes, digest, content_type, inspected: format.is_some() })
+    };
+    let broken = || Error::Internal { detail: "the row of a version makes no sense".into() };
+    rows.into_iter().map(|row| blob(row).ok_or_else(broken)).collect()
+}
+
+/// How many blobs rows point at.
+pub(crate) async fn blobs_in_all(database: &Database) -> Result<i64, Error> {
+    query(COUNT_BLOBS).fetch_value(database).await
 }
 
 /// How many images there are.

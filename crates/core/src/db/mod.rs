@@ -6,6 +6,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod avatars;
+pub(crate) mod copying;
 pub(crate) mod doomed;
 pub(crate) mod files;
 pub(crate) mod images;
@@ -13,12 +14,13 @@ pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod listening;
 pub(crate) mod looks;
+pub(crate) mod moves;
 pub(crate) mod namespaces;
 #[cfg(test)]
 mod plans;
 mod postgres;
 pub(crate) mod presets;
-mod query;
+pub(crate) mod query;
 pub(crate) mod sessions;
 mod sqlite;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -72,6 +75,7 @@ pub struct Database {
     engine: Arc<ArcSwap<Engine>>,
     announcer: Announcer,
     gate: Arc<RwLock<()>>,
+    refuses: Arc<AtomicBool>,
 }
 
 /// See [`Database::open_gate`].
@@ -89,11 +93,14 @@ enum Engine {
 }
 
 impl Engine {
-    async fn open(place: &Place, halt: Arc<Halt>, announcer: Announcer) -> Result<Self, Error> {
-        match place {
-            Place::File { file, readers_max } => Sqlite::open(file, *readers_max, halt, announcer).await.map(Self::Sqlite),
+    /// Boxed: the compiler can't see by itself that what runs the migrations may change threads.
+    fn open(place: &Place, halt: Arc<Halt>, announcer: Announcer) -> BoxFuture<'static, Result<Self, Error>> {
+        match place.clone() {
+            Place::File { file, readers_max } => {
+                Box::pin(async move { Sqlite::open(&file, readers_max, halt, announcer).await.map(Self::Sqlite) })
+            }
             Place::Server { url, connections_max, patience } => {
-                Postgres::open(url, *connections_max, *patience, announcer).await.map(Self::Postgres)
+                Box::pin(async move { Postgres::open(&url, connections_max, patience, announcer).await.map(Self::Postgres) })
             }
         }
     }
@@ -127,7 +134,7 @@ impl Database {
     pub async fn open(place: &Place, halt: Arc<Halt>) -> Result<Self, Error> {
         let announcer = Announcer::default();
         let engine = Engine::open(place, halt, announcer.clone()).await?;
-        Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer, gate: Arc::default() })
+        Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer, gate: Arc::default(), refuses: Arc::default() })
     }
 
     fn engine(&self) -> Arc<Engine> {
@@ -177,6 +184,9 @@ impl Database {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(Error::Busy { retry_after: postgres::RETRY_AFTER });
+        }
         self.write_past_gate(Some(open), work, refusal).await
     }
 
@@ -202,6 +212,16 @@ impl Database {
             return tokio::spawn(write).await.map_err(|error| Error::internal("writing the database", &error))?;
         }
         write.await
+    }
+
+    /// From now on writes are told to come back.
+    pub(crate) fn refuse_writes(&self) {
+        self.refuses.store(true, Ordering::SeqCst);
+    }
+
+    /// The database as it is now, whatever it is switched to.
+    pub(crate) fn clone_engine(&self) -> Self {
+        Self { engine: Arc::new(ArcSwap::new(self.engine())), ..self.clone() }
     }
 
     /// From now on this is another database; what runs on the old one ends there.
@@ -250,7 +270,9 @@ fn write_failed(error: &sqlx::Error) -> Error {
 
 fn failed(error: &sqlx::Error, doing: &str) -> Error {
     let code = if let sqlx::Error::Database(cause) = error { cause.code() } else { None };
-    if postgres::is_away(error) || code.is_some_and(|code| postgres::is_contention(&code)) {
+    // Raised by triggers of a move that is over.
+    let moved = code.as_deref().is_some_and(|code| ["1811", "P0001"].contains(&code));
+    if moved || postgres::is_away(error) || code.is_some_and(|code| postgres::is_contention(&code)) {
         tracing::warn!(%error, doing, "the database can't do it now");
         return Error::Busy { retry_after: postgres::RETRY_AFTER };
     }
@@ -259,7 +281,7 @@ fn failed(error: &sqlx::Error, doing: &str) -> Error {
 
 /// Every statement by its module.
 #[cfg(test)]
-fn all_statements() -> [(&'static str, &'static [query::Sql]); 12] {
+fn all_statements() -> [(&'static str, &'static [query::Sql]); 13] {
     [
         ("accounts", accounts::ALL),
         ("avatars", avatars::ALL),
@@ -268,6 +290,7 @@ fn all_statements() -> [(&'static str, &'static [query::Sql]); 12] {
         ("keys", keys::ALL),
         ("leases", leases::ALL),
         ("looks", looks::ALL),
+        ("moves", moves::ALL),
         ("namespaces", namespaces::ALL),
         ("presets", presets::ALL),
         ("sessions", sessions::ALL),

@@ -61,7 +61,8 @@ impl Postgres {
             options.get_port()
         );
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
-        MIGRATIONS.run(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
+        // `run` would do, but the compiler can't see that its future may change threads.
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| Error::internal(&doing, &error))?;
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();
         let _ = connection.close().await;

@@ -36,7 +36,7 @@ pub(super) use statements;
 
 /// A value of a column.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Value<'v> {
+pub(crate) enum Value<'v> {
     Integer(Option<i64>),
     Text(Option<Cow<'v, str>>),
     Boolean(Option<bool>),
@@ -119,6 +119,26 @@ impl<'c> From<&'c mut Connection> for On<'c> {
     }
 }
 
+/// Values as a driver takes them.
+pub(super) fn arguments<DB>(values: &[Value<'_>]) -> DB::Arguments
+where
+    DB: sqlx::Database,
+    Option<i64>: Encode<'static, DB> + Type<DB>,
+    Option<bool>: Encode<'static, DB> + Type<DB>,
+    Option<String>: Encode<'static, DB> + Type<DB>,
+{
+    let mut arguments = DB::Arguments::default();
+    for value in values {
+        // Numbers, truths and texts can always be written down.
+        let _ = match value {
+            Value::Integer(value) => arguments.add(*value),
+            Value::Text(value) => arguments.add(value.as_deref().map(str::to_owned)),
+            Value::Boolean(value) => arguments.add(*value),
+        };
+    }
+    arguments
+}
+
 /// A statement and what stands for `$1`, `$2` and so on.
 #[derive(Debug)]
 pub(super) struct Query<'v> {
@@ -137,21 +157,22 @@ macro_rules! fetch {
         match $on.into() {
             On::Reading(database) => match &*database.engine() {
                 Engine::Sqlite(sqlite) => {
-                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.sqlite, $query.arguments::<Sqlite>());
+                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.sqlite, arguments::<Sqlite>(&$query.values));
                     statement.$method(sqlite.reader()).await.map_err(|error| read_failed(&error))
                 }
                 Engine::Postgres(postgres) => {
-                    let statement = || sqlx::query_as_with::<_, $R, _>($query.sql.postgres, $query.arguments::<Postgres>());
+                    let statement =
+                        || sqlx::query_as_with::<_, $R, _>($query.sql.postgres, arguments::<Postgres>(&$query.values));
                     postgres.read(|connection| Box::pin(statement().$method(connection))).await
                 }
             },
             On::Writing(connection) => match &mut connection.link {
                 Link::Sqlite(link) => {
-                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.sqlite, $query.arguments::<Sqlite>());
+                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.sqlite, arguments::<Sqlite>(&$query.values));
                     statement.$method(link).await.map_err(|error| write_failed(&error))
                 }
                 Link::Postgres(link) => {
-                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.postgres, $query.arguments::<Postgres>());
+                    let statement = sqlx::query_as_with::<_, $R, _>($query.sql.postgres, arguments::<Postgres>(&$query.values));
                     statement.$method(&mut **link).await.map_err(|error| write_failed(&error))
                 }
             },
@@ -163,25 +184,6 @@ impl<'v> Query<'v> {
     pub(super) fn bind(mut self, value: impl Into<Value<'v>>) -> Self {
         self.values.push(value.into());
         self
-    }
-
-    fn arguments<DB>(&self) -> DB::Arguments
-    where
-        DB: sqlx::Database,
-        Option<i64>: Encode<'static, DB> + Type<DB>,
-        Option<bool>: Encode<'static, DB> + Type<DB>,
-        Option<String>: Encode<'static, DB> + Type<DB>,
-    {
-        let mut arguments = DB::Arguments::default();
-        for value in &self.values {
-            // Numbers, truths and texts can always be written down.
-            let _ = match value {
-                Value::Integer(value) => arguments.add(*value),
-                Value::Text(value) => arguments.add(value.as_deref().map(str::to_owned)),
-                Value::Boolean(value) => arguments.add(*value),
-            };
-        }
-        arguments
     }
 
     pub(super) async fn fetch_optional<R: Row>(self, on: impl Into<On<'_>>) -> Result<Option<R>, Error> {
@@ -224,11 +226,11 @@ impl<'v> Query<'v> {
     pub(super) async fn execute(self, connection: &mut Connection) -> Result<u64, Error> {
         match &mut connection.link {
             Link::Sqlite(link) => {
-                let done = sqlx::query_with(self.sql.sqlite, self.arguments::<Sqlite>()).execute(link).await;
+                let done = sqlx::query_with(self.sql.sqlite, arguments::<Sqlite>(&self.values)).execute(link).await;
                 done.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
             }
             Link::Postgres(link) => {
-                let done = sqlx::query_with(self.sql.postgres, self.arguments::<Postgres>()).execute(&mut **link).await;
+                let done = sqlx::query_with(self.sql.postgres, arguments::<Postgres>(&self.values)).execute(&mut **link).await;
                 done.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
             }
         }

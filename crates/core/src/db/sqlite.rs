@@ -45,7 +45,8 @@ impl Sqlite {
         }
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
-        MIGRATIONS.run(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
+        // `run` would do, but the compiler can't see that its future may change threads.
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| Error::internal(&doing, &error))?;
         let reader = SqlitePoolOptions::new()
             .max_connections(readers_max)
             .connect_with(options.read_only(true).create_if_missing(false))

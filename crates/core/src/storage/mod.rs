@@ -123,10 +123,27 @@ impl Storage {
     /// [`Error::NoSpace`]; [`Error::Busy`] when the store can't be reached. On the local disk, any other failure of a write or sync trips the
     /// halt.
     pub async fn put(&self, version: &Version, content: &Content) -> Result<(), Error> {
+        self.put_as(&version.blob, content, &version.content_type, version.facts.is_some()).await
+    }
+
+    /// As [`Storage::put`], by what a version's row says.
+    pub(crate) async fn put_as(
+        &self,
+        key: &BlobKey,
+        content: &Content,
+        content_type: &str,
+        inspected: bool,
+    ) -> Result<(), Error> {
         match &*self.backend() {
-            Backend::Local(disk) => disk.put(&version.blob, content).await,
-            Backend::Bucket(bucket) => bucket.put(&version.blob, content, &version.content_type, version.facts.is_some()).await,
+            Backend::Local(disk) => disk.put(key, content).await,
+            Backend::Bucket(bucket) => bucket.put(key, content, content_type, inspected).await,
         }
+    }
+
+    /// From now on this is another store.
+    pub(crate) fn switch_to(&self, place: &Place, halt: Arc<Halt>) -> Result<(), Error> {
+        self.backend.store(Arc::new(Backend::open(place, halt)?));
+        Ok(())
     }
 
     /// Stores bytes durably under a key that may be known already; nobody ever sees half of them.

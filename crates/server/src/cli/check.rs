@@ -47,7 +47,7 @@ pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
             if blobs {
                 report("blobs", verified(&service).await);
             }
-            service.app.database.close().await;
+            service.app.close().await;
         }
     }
     Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -77,6 +77,6 @@ pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
             println!("{} signs {} from now on", key.id, purpose.as_str());
         }
     }
-    service.app.database.close().await;
+    service.app.close().await;
     Ok(ExitCode::SUCCESS)
 }

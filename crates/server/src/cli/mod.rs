@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod keys;
+mod migrate;
 mod plan;
 mod provision;
 mod render_worker;
@@ -60,6 +61,13 @@ enum Command {
         /// Only say what would be removed, and why
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Move all data to another database and store while the service runs, and let it go on there. What is cut off goes on when started again
+    Migrate {
+        #[command(flatten)]
+        migrate: migrate::Migrate,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -131,6 +139,7 @@ pub fn run() -> ExitCode {
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
         Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
+        Command::Migrate { migrate, flags } => with_settings(flags, async move |settings| migrate::run(settings, migrate).await),
         Command::Keys { action, flags } => with_settings(flags, async move |settings| keys::run(settings, action).await),
         Command::Sweep { dry_run, flags } => with_settings(flags, async move |settings| sweep::run(settings, dry_run).await),
     }

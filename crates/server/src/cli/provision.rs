@@ -18,6 +18,6 @@ pub(super) async fn run(settings: Settings, file: &Path) -> Outcome {
     if changes.is_empty() {
         println!("nothing to change");
     }
-    service.app.database.close().await;
+    service.app.close().await;
     Ok(ExitCode::SUCCESS)
 }

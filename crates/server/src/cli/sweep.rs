@@ -41,6 +41,6 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
         summary.sessions,
         summary.bytes
     );
-    service.app.database.close().await;
+    service.app.close().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -138,6 +138,20 @@ impl Settings {
         self.service.storage_url.clone().unwrap_or_else(in_folder)
     }
 
+    /// Sets what a file says, and leaves the rest as it is.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub fn read_file(&mut self, file: &Path) -> Result<(), Faults> {
+        let mut loading = Loading { settings: self.clone(), faults: Vec::new() };
+        loading.file(file);
+        if loading.faults.is_empty() {
+            *self = loading.settings;
+            return Ok(());
+        }
+        Err(Faults(loading.faults))
+    }
+
     /// Whether browsers reach the service through TLS, ours or a proxy's.
     #[must_use]
     pub fn is_https(&self) -> bool {

@@ -74,6 +74,17 @@ pub enum DatabaseUrl {
     Postgres(String),
 }
 
+impl DatabaseUrl {
+    /// As it would be set, with the password.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::File(_) => self.show(),
+            Self::Postgres(text) => text.clone(),
+        }
+    }
+}
+
 impl Value for DatabaseUrl {
     const KIND: &'static str = "`sqlite://PATH` or `postgres://…`";
     fn parse(text: &str) -> Result<Self, String> {

@@ -55,6 +55,10 @@ impl Outgrown {
         ]
     }
 
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
     /// Where the objects lie as files.
     pub fn blobs(&self) -> &Path {
         &self.bucket.folder
@@ -65,6 +69,15 @@ impl Data {
     pub fn fresh() -> Arc<Self> {
         let folder = tempfile::tempdir().expect("temporary folder");
         Arc::new(Self { folder, outgrown: imagewell_engines::outgrown().then(Outgrown::new) })
+    }
+
+    /// On PostgreSQL and in a bucket, whatever the other tests run on.
+    pub fn outgrown() -> Arc<Self> {
+        Arc::new(Self { folder: tempfile::tempdir().expect("temporary folder"), outgrown: Some(Outgrown::new()) })
+    }
+
+    pub fn database_url(&self) -> &str {
+        &self.outgrown.as_ref().expect("a database").database_url
     }
 }
 
@@ -113,6 +126,15 @@ impl TestApp {
             let _ = stopped.await;
         }));
         Self { address, service, data, stop: Some(stop), ended }
+    }
+
+    /// A second service on the same database and bucket.
+    pub async fn another_node(&self, settings: &[(&str, &str)]) -> Self {
+        Self::on(Arc::clone(&self.data), settings).await
+    }
+
+    pub fn data(&self) -> &Data {
+        &self.data
     }
 
     /// As SIGTERM would; returns how it ended.
@@ -318,6 +340,11 @@ impl Actor {
     pub fn at(url: &str) -> Self {
         let client = Client::builder().cookie_store(true).redirect(reqwest::redirect::Policy::none()).build().expect("client");
         Self { client, base: url.to_owned() }
+    }
+
+    /// The same caller, with its cookies, at another node.
+    pub fn at_node(&self, url: &str) -> Self {
+        Self { client: self.client.clone(), base: url.to_owned() }
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

@@ -29,19 +29,29 @@ pub fn imagewell(data_dir: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Databases and buckets by data folder; none for what stays on SQLite and a folder.
-static OUTGROWN: LazyLock<Mutex<HashMap<PathBuf, Option<Outgrown>>>> = LazyLock::new(Mutex::default);
+static OUTGROWN: LazyLock<Mutex<HashMap<PathBuf, Option<Arc<Outgrown>>>>> = LazyLock::new(Mutex::default);
 
 /// What a process on this folder is told, when the tests run on PostgreSQL and an S3 store.
 fn outgrown(data_dir: &Path) -> Vec<(String, String)> {
     let mut all = OUTGROWN.lock().expect("map");
-    let outgrown = all.entry(data_dir.to_owned()).or_insert_with(|| imagewell_engines::outgrown().then(Outgrown::new));
-    let settings = outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
+    let outgrown =
+        all.entry(data_dir.to_owned()).or_insert_with(|| imagewell_engines::outgrown().then(|| Arc::new(Outgrown::new())));
+    let settings = outgrown.as_ref().map(|outgrown| outgrown.settings()).unwrap_or_default();
     settings.into_iter().map(|(key, value)| (environment_name(key), value)).collect()
 }
 
 /// For tests of SQLite and the disk themselves.
 pub fn stay_on_disk(data_dir: &Path) {
     OUTGROWN.lock().expect("map").insert(data_dir.to_owned(), None);
+}
+
+/// Processes on these folders share one database and one bucket, whatever the other tests run on.
+pub fn share(data_dirs: &[&Path]) -> Arc<Outgrown> {
+    let outgrown = Arc::new(Outgrown::new());
+    for data_dir in data_dirs {
+        OUTGROWN.lock().expect("map").insert(data_dir.to_path_buf(), Some(Arc::clone(&outgrown)));
+    }
+    outgrown
 }
 
 /// Where the blobs of a data folder lie as files.

@@ -27,7 +27,7 @@ async fn record(actor: &Actor, uuid: &str) -> Value {
 }
 
 /// Asks until it is so, for what is made in the background.
-async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..400 {
         if let Some(found) = look().await {
             return found;

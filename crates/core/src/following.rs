@@ -1,0 +1,167 @@
+//! What a serving process does while its data moves elsewhere (see [`crate::moving`]): it says that it is there, holds back writes when asked
+//! to, and goes on with the new database and store, or leaves.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+use crate::changes::Change;
+use crate::db::moves::{self, MoveState, Side, Stage};
+use crate::db::{self, Refusal, Shut};
+use crate::model::Timestamp;
+use crate::moving::SEEN_WITHIN;
+use crate::{Error, storage};
+
+/// Finds out where the data has moved to, if this process can know it.
+pub struct Whither(Box<dyn Fn() -> Option<(db::Place, storage::Place)> + Send + Sync>);
+
+impl Whither {
+    /// By asking this.
+    pub fn new(ask: impl Fn() -> Option<(db::Place, storage::Place)> + Send + Sync + 'static) -> Self {
+        Self(Box::new(ask))
+    }
+}
+
+impl fmt::Debug for Whither {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Whither").finish_non_exhaustive()
+    }
+}
+
+/// Between two looks.
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
+/// While writes wait.
+const LOOKED_EVERY_WHILE_WAITING: Duration = Duration::from_millis(100);
+/// Between two words that this process is there.
+const SAID_EVERY: Duration = Duration::from_secs(5);
+/// For what still runs on the old database.
+const OLD_CLOSED_AFTER: Duration = Duration::from_secs(60);
+
+/// Refuses data that is elsewhere, or not yet here.
+///
+/// # Errors
+/// [`Error::Invalid`] says what to do.
+pub(crate) async fn check(database: &db::Database) -> Result<(), Error> {
+    if moves::find(database, Side::Source).await?.is_some_and(|state| state.stage == Stage::Moved) {
+        return Err(Error::invalid(
+            "this data has moved to another database and store: database_url and storage_url must name them \
+             (moved.toml in the data folder says which they are)",
+        ));
+    }
+    if moves::find(database, Side::Target).await?.is_some_and(|state| state.stage != Stage::Live) {
+        return Err(Error::invalid("data is still being moved to this database: start when `imagewell migrate` is done"));
+    }
+    Ok(())
+}
+
+/// How far this process is.
+enum Gate {
+    Open,
+    /// Waiting for writes that run.
+    Shutting(Pin<Box<dyn Future<Output = Shut> + Send>>),
+    Shut(#[expect(dead_code, reason = "held until dropped")] Shut),
+}
+
+/// Until dropped.
+pub(crate) async fn run(app: Arc<App>) {
+    let (mut gate, mut said) = (Gate::Open, None::<(Instant, bool)>);
+    loop {
+        let state = moves::find(&app.database, Side::Source).await.unwrap_or_default();
+        gate = next(&app, gate, state.as_ref()).await;
+        let waits = matches!(gate, Gate::Shut(_));
+        if waits && state.as_ref().is_some_and(|state| state.stage == Stage::Moved) {
+            go_on_elsewhere(&app).await;
+            (gate, said) = (Gate::Open, None);
+            continue;
+        }
+        let due = said.is_none_or(|(when, said)| when.elapsed() > SAID_EVERY || said != waits);
+        if due && (state.is_some() || app.database.is_shared()) && say(&app, waits).await.is_ok() {
+            said = Some((Instant::now(), waits));
+        }
+        let pause = if matches!(gate, Gate::Open) { LOOKED_EVERY } else { LOOKED_EVERY_WHILE_WAITING };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn next(app: &Arc<App>, gate: Gate, state: Option<&MoveState>) -> Gate {
+    let shut = state.is_some_and(|state| match state.stage {
+        Stage::Waiting => Timestamp::now() < state.waits_until,
+        Stage::Moved => true,
+        Stage::Copying | Stage::Live => false,
+    });
+    match gate {
+        _ if !shut => Gate::Open,
+        Gate::Open => {
+            tracing::info!("the data is moving: writes wait");
+            let database = app.database.clone();
+            Gate::Shutting(Box::pin(async move { database.shut_gate().await }))
+        }
+        Gate::Shutting(mut shutting) => match tokio::time::timeout(LOOKED_EVERY_WHILE_WAITING, &mut shutting).await {
+            Ok(shut) => Gate::Shut(shut),
+            Err(_) => Gate::Shutting(shutting),
+        },
+        shut @ Gate::Shut(_) => shut,
+    }
+}
+
+/// Says that this process is there, and whether it holds back writes.
+async fn say(app: &App, waits: bool) -> Result<(), Error> {
+    let (node, now) = (app.node.clone(), Timestamp::now());
+    app.database
+        .write_past_gate(
+            None,
+            move |connection| {
+                Box::pin(async move {
+                    moves::seen(connection, &node, now, waits).await?;
+                    moves::delete_unseen(connection, now.minus(20 * SEEN_WITHIN)).await
+                })
+            },
+            Refusal::Expected,
+        )
+        .await
+}
+
+/// A node that ends needn't be waited for.
+pub(crate) async fn leave(app: &App) {
+    if app.database.is_shared() {
+        let node = app.node.clone();
+        let work = app.database.write_past_gate(
+            None,
+            move |connection| Box::pin(async move { moves::gone(connection, &node).await }),
+            Refusal::Expected,
+        );
+        let _ = tokio::time::timeout(LOOKED_EVERY, work).await;
+    }
+}
+
+/// Opens the new database and store in the place of the old ones. Where they aren't known, the process leaves: writes are told to come back,
+/// and whoever starts it again has the new settings.
+async fn go_on_elsewhere(app: &Arc<App>) {
+    let old = app.database.clone_engine();
+    let switched = match app.whither.get().and_then(|Whither(ask)| ask()) {
+        None => Err(Error::invalid("nobody has told this process where to")),
+        Some((database, storage)) => match app.storage.switch_to(&storage, Arc::clone(&app.halt)) {
+            Ok(()) => app.database.switch_to(&database, Arc::clone(&app.halt)).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = switched {
+        tracing::warn!(%error, "the data has moved: this process ends, to be started with the new database_url and storage_url");
+        app.database.refuse_writes();
+        app.moved_away.notify_one();
+        return std::future::pending().await;
+    }
+    app.forget(Change::Everything);
+    if let Err(error) = app.refresh_rights().await {
+        tracing::warn!(%error, "rights could not be read again");
+    }
+    tracing::info!(
+        "the data has moved, and this process goes on with it: database_url and storage_url must name it before the next start"
+    );
+    tokio::spawn(async move {
+        tokio::time::sleep(OLD_CLOSED_AFTER).await;
+        old.close().await;
+    });
+}

@@ -1,0 +1,433 @@
+//! Moving all data to another database and another store while the service runs.
+//!
+//! Triggers on the source note what changes. Rows are copied as they were at one moment, then the blobs that they point at, each of which is
+//! read back and compared with its digest; then what has changed meanwhile, until that is little. Then the nodes of the source are asked to hold
+//! back writes, the source refuses all changes, the rest is copied and counted, and the nodes go on with the target: a request that came in
+//! meanwhile has waited a little. Whatever is cut off goes on where it was when it is started again; until the end the source is the truth.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use crate::db::copying::{self, Snapshot, TABLES, Table};
+use crate::db::moves::{self, MoveState, Side, Stage};
+use crate::db::query::Value;
+use crate::db::{self, Database, Refusal};
+use crate::halt::Halt;
+use crate::model::{BlobKey, Timestamp};
+use crate::spool::Spool;
+use crate::storage::{self, Storage};
+use crate::{Error, verify};
+
+/// Blobs that are copied at once.
+const BLOBS_AT_ONCE: usize = 4;
+/// Blobs between two notes of how far it is.
+const PAGE: u32 = 256;
+/// Bytes of a blob that are held in memory; what is larger goes through a file.
+const MEMORY_BYTES_MAX: usize = 1024 * 1024;
+/// Changes that are few enough to be worked off while writes wait.
+const FEW: usize = 50;
+/// Rounds before writes have to wait although changes are many.
+const ROUNDS_MAX: u32 = 50;
+/// A node that wasn't seen for longer is gone.
+pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(15);
+/// For all nodes to hold back writes.
+const NODES_MAX: Duration = Duration::from_secs(40);
+/// For the whole time that writes wait; nodes go on with the source after that.
+const WAITS_MAX: Duration = Duration::from_secs(90);
+
+/// Where from, where to, and how.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The database that is in use.
+    pub from_database: db::Place,
+    /// The store that is in use.
+    pub from_storage: storage::Place,
+    /// The database that is to be used: new, or that of a move that was cut off.
+    pub to_database: db::Place,
+    /// The store that is to be used.
+    pub to_storage: storage::Place,
+    /// For blobs on their way.
+    pub spool_folder: std::path::PathBuf,
+    /// Bytes of blobs that are copied in a second at most; 0 for as many as go.
+    pub bytes_per_second_max: u64,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// So many rows of this table are copied.
+    Rows(&'static str, u64),
+    /// So many blobs of so many bytes are copied, of so many that there are.
+    Blobs {
+        /// Copied and verified.
+        done: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// In all, when that was last counted.
+        of: u64,
+    },
+    /// So many changes that came in meanwhile are worked off.
+    Changes(u64),
+    /// Nodes are asked to hold back writes.
+    Waiting,
+    /// So long they did.
+    Moved(Duration),
+}
+
+/// What a move came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows of each table, the same on both sides.
+    pub rows: Vec<(&'static str, u64)>,
+    /// Blobs copied and verified by this run.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Nodes that were asked to hold back writes and to go on with the target.
+    pub nodes: usize,
+}
+
+/// A move under way.
+pub struct Move {
+    plan: Plan,
+    source: Database,
+    target: Database,
+    from: Arc<Storage>,
+    to: Arc<Storage>,
+    state: MoveState,
+    begun: Instant,
+    summary: Summary,
+    blobs_in_all: u64,
+    report: Box<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Move {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Move").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Move {
+    /// Opens both sides, and finds out how far it is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the target is in use, or the source has moved already.
+    pub async fn open(plan: Plan, report: impl Fn(Progress) + Send + Sync + 'static) -> Result<Self, Error> {
+        let halt = Arc::new(Halt::default());
+        let source = Database::open(&plan.from_database, Arc::clone(&halt)).await?;
+        let target = Database::open(&plan.to_database, Arc::clone(&halt)).await?;
+        let reserve = storage::Reserve { bytes_min: 0, inodes_min: 0 };
+        let open = |place| Storage::open(place, plan.spool_folder.clone(), Arc::clone(&halt), reserve).map(Arc::new);
+        let (from, to) = (open(&plan.from_storage)?, open(&plan.to_storage)?);
+        to.probe().await?;
+        let state = state(&source, &target).await?;
+        let report = Box::new(report);
+        let summary = Summary::default();
+        Ok(Self { plan, source, target, from, to, state, begun: Instant::now(), summary, blobs_in_all: 0, report })
+    }
+
+    /// Copies everything up to the point where writes have to wait for the rest.
+    ///
+    /// # Errors
+    /// What stands in the way; the next run goes on from here.
+    pub async fn copy(&mut self) -> Result<(), Error> {
+        self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
+        if self.state.position.is_none() {
+            self.write_source(|connection| Box::pin(copying::note_changes(connection))).await?;
+            self.note(Stage::Copying).await?;
+            self.rows().await?;
+            self.state.position = Some(String::new());
+            self.note(Stage::Copying).await?;
+        }
+        self.blobs().await?;
+        for _ in 0..ROUNDS_MAX {
+            if self.round().await? < FEW {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the nodes hold back writes, copies the rest, counts, and makes the target the truth. `hand_over` is called just before that.
+    ///
+    /// # Errors
+    /// What stands in the way; then the source goes on as before.
+    pub async fn cut_over(mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<Summary, Error> {
+        (self.report)(Progress::Waiting);
+        let begun = Instant::now();
+        self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
+        self.note(Stage::Waiting).await?;
+        match self.finish(hand_over).await {
+            Ok(()) => {
+                (self.report)(Progress::Moved(begun.elapsed()));
+                self.target.close().await;
+                Ok(self.summary)
+            }
+            Err(error) => {
+                self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
+                self.note(Stage::Copying).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        self.summary.nodes = self.wait_for_nodes().await?;
+        self.write_source(|connection| Box::pin(copying::refuse_changes(connection))).await?;
+        while self.round().await? > 0 {}
+        self.count().await?;
+        hand_over()?;
+        let live = MoveState { stage: Stage::Live, ..self.state.clone() };
+        self.target
+            .write_past_gate(
+                None,
+                move |connection| {
+                    Box::pin(async move {
+                        copying::raise_generation(connection).await?;
+                        moves::put(connection, Side::Target, &live).await
+                    })
+                },
+                Refusal::Expected,
+            )
+            .await?;
+        self.note(Stage::Moved).await?;
+        // The refusing triggers stay, and with them nothing can be lost that comes late.
+        self.write_source(|connection| Box::pin(copying::stop_noting(connection))).await
+    }
+
+    /// Until every node holds back writes. How many there are.
+    async fn wait_for_nodes(&self) -> Result<usize, Error> {
+        let begun = Instant::now();
+        loop {
+            // A service on SQLite says that it is there only while it sees that a move is on.
+            let asked_for = begun.elapsed() > Duration::from_millis(2500);
+            let nodes = moves::nodes(&self.source, Timestamp::now().minus(SEEN_WITHIN)).await?;
+            if asked_for && nodes.iter().all(|(_, waits)| *waits) {
+                return Ok(nodes.len());
+            }
+            if begun.elapsed() > NODES_MAX {
+                let slow = nodes.iter().filter(|(_, waits)| !waits).count();
+                return Err(Error::invalid(format!(
+                    "{slow} nodes did not stop writing in time: try again when there is less to do"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// All rows as they were at one moment.
+    async fn rows(&self) -> Result<(), Error> {
+        let mut snapshot = Snapshot::of(&self.source).await?;
+        for table in TABLES {
+            let (mut after, mut count) = (None, 0);
+            loop {
+                let page = snapshot.page(table, after.as_ref()).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.clone());
+                count += page.len() as u64;
+                self.write_target(move |connection| Box::pin(async move { copying::upsert(connection, table, &page).await }))
+                    .await?;
+                (self.report)(Progress::Rows(table.name, count));
+            }
+        }
+        snapshot.end().await
+    }
+
+    /// The blobs that the target's rows point at, in the order of their keys.
+    async fn blobs(&mut self) -> Result<(), Error> {
+        self.blobs_in_all = u64::try_from(db::images::blobs_in_all(&self.target).await?).unwrap_or(0);
+        loop {
+            let after = self.state.position.clone().unwrap_or_default();
+            let page = db::images::blobs_to_copy(&self.target, &after, PAGE).await?;
+            let Some(last) = page.last().map(|blob| blob.key.as_str().to_owned()) else { return Ok(()) };
+            self.copy_blobs(page).await?;
+            self.state.position = Some(last);
+            self.note(Stage::Copying).await?;
+        }
+    }
+
+    async fn copy_blobs(&mut self, blobs: Vec<db::images::BlobToCopy>) -> Result<(), Error> {
+        let copying = blobs.into_iter().map(|blob| {
+            let (from, to, plan) = (Arc::clone(&self.from), Arc::clone(&self.to), &self.plan);
+            async move { copy_blob(&from, &to, plan, &blob).await.map(|()| blob.size_bytes) }
+        });
+        let mut copied = futures_util::stream::iter(copying).buffer_unordered(BLOBS_AT_ONCE);
+        let (mut done, mut bytes) = (self.summary.blobs, self.summary.bytes);
+        while let Some(size_bytes) = copied.try_next().await? {
+            done += 1;
+            bytes += size_bytes;
+            (self.report)(Progress::Blobs { done, bytes, of: self.blobs_in_all.max(done) });
+            if let Some(due_seconds) = bytes.checked_div(self.plan.bytes_per_second_max) {
+                tokio::time::sleep(Duration::from_secs(due_seconds).saturating_sub(self.begun.elapsed())).await;
+            }
+        }
+        drop(copied);
+        (self.summary.blobs, self.summary.bytes) = (done, bytes);
+        Ok(())
+    }
+
+    /// Works off changes that were noted, blobs before the rows that point at them. How many.
+    async fn round(&mut self) -> Result<usize, Error> {
+        let mut snapshot = Snapshot::of(&self.source).await?;
+        let changes = snapshot.changes().await?;
+        let mut present: Vec<(&'static Table, Vec<Vec<Value<'static>>>)> = Vec::new();
+        let mut absent: Vec<(&'static Table, Vec<Vec<Value<'static>>>)> = Vec::new();
+        for (index, keys) in &changes.keys {
+            let table = &TABLES[*index];
+            let rows = snapshot.of_keys(table, &keys.iter().cloned().collect::<Vec<_>>()).await?;
+            let found: std::collections::BTreeSet<_> = rows.iter().map(|row| copying::key_of(table, row)).collect();
+            absent.push((table, keys.difference(&found).cloned().collect()));
+            present.push((table, rows));
+        }
+        snapshot.end().await?;
+        let blobs = present.iter().filter(|(table, _)| table.name == "versions");
+        let blobs: Vec<_> = blobs.flat_map(|(table, rows)| rows.iter().filter_map(|row| blob_of(table, row))).collect();
+        self.copy_blobs(blobs).await?;
+        self.write_target(move |connection| {
+            Box::pin(async move {
+                for (table, keys) in absent.iter().rev() {
+                    for key in keys {
+                        copying::delete(connection, table, key).await?;
+                    }
+                }
+                for (table, rows) in &present {
+                    copying::upsert(connection, table, rows).await?;
+                }
+                Ok(())
+            })
+        })
+        .await?;
+        let (count, numbers) = (changes.numbers.len(), changes.numbers);
+        self.write_source(move |connection| Box::pin(async move { copying::forget_changes(connection, &numbers).await })).await?;
+        (self.report)(Progress::Changes(count as u64));
+        Ok(count)
+    }
+
+    /// Both sides must have as many rows of everything.
+    async fn count(&mut self) -> Result<(), Error> {
+        let (mut source, mut target) = (Snapshot::of(&self.source).await?, Snapshot::of(&self.target).await?);
+        for table in TABLES {
+            let (here, there) = (source.count(table).await?, target.count(table).await?);
+            if here != there {
+                let detail = format!("{} has {here} rows in the source and {there} in the target", table.name);
+                return Err(Error::Internal { detail });
+            }
+            self.summary.rows.push((table.name, u64::try_from(here).unwrap_or(0)));
+        }
+        source.end().await?;
+        target.end().await
+    }
+
+    /// Writes down on both sides how far it is.
+    async fn note(&mut self, stage: Stage) -> Result<(), Error> {
+        self.state.stage = stage;
+        let (source, target) = (self.state.clone(), MoveState { stage: Stage::Copying, ..self.state.clone() });
+        if stage != Stage::Moved {
+            self.write_target(move |connection| Box::pin(async move { moves::put(connection, Side::Target, &target).await }))
+                .await?;
+        }
+        self.write_source(move |connection| Box::pin(async move { moves::put(connection, Side::Source, &source).await })).await
+    }
+
+    async fn write_source<F>(&self, work: F) -> Result<(), Error>
+    where
+        F: for<'c> FnOnce(&'c mut db::Connection) -> futures_util::future::BoxFuture<'c, Result<(), Error>> + Send + 'static,
+    {
+        self.source.write_past_gate(None, work, Refusal::Expected).await
+    }
+
+    async fn write_target<F>(&self, work: F) -> Result<(), Error>
+    where
+        F: for<'c> FnOnce(&'c mut db::Connection) -> futures_util::future::BoxFuture<'c, Result<(), Error>> + Send + 'static,
+    {
+        self.target.write_past_gate(None, work, Refusal::Expected).await
+    }
+}
+
+/// How far a move between these two is; a new one when there is none.
+async fn state(source: &Database, target: &Database) -> Result<MoveState, Error> {
+    let (here, there) = (moves::find(source, Side::Source).await?, moves::find(target, Side::Target).await?);
+    match (here, there) {
+        (Some(here), _) if here.stage == Stage::Moved => {
+            Err(Error::invalid("the source has moved already: database_url and storage_url must name where it is now"))
+        }
+        (Some(here), Some(there)) if here.id == there.id && there.stage == Stage::Copying => Ok(here),
+        (Some(_), _) => Err(Error::invalid(
+            "the source is being moved to another database: finish that, or cancel it with `imagewell migrate --cancel`",
+        )),
+        (None, _) if db::accounts::org_count(target).await? > 0 => {
+            Err(Error::invalid("the target is in use: it has orgs. A move needs an empty database"))
+        }
+        (None, _) => Ok(MoveState {
+            id: uuid::Uuid::now_v7().to_string(),
+            stage: Stage::Copying,
+            position: None,
+            waits_until: Timestamp(0),
+        }),
+    }
+}
+
+/// Leaves the source as if it had never been moved. What was copied stays where it is.
+///
+/// # Errors
+/// [`Error::Invalid`] when it has moved already.
+pub async fn cancel(place: &db::Place) -> Result<(), Error> {
+    let source = Database::open(place, Arc::default()).await?;
+    if moves::find(&source, Side::Source).await?.is_some_and(|state| state.stage == Stage::Moved) {
+        return Err(Error::invalid("the data has moved already, and what came in since then is there"));
+    }
+    source.write_past_gate(None, |connection| Box::pin(undo(connection)), Refusal::Expected).await?;
+    source.close().await;
+    Ok(())
+}
+
+async fn undo(connection: &mut db::Connection) -> Result<(), Error> {
+    copying::allow_changes(connection).await?;
+    copying::stop_noting(connection).await?;
+    moves::delete(connection, Side::Source).await
+}
+
+/// What a version's row says of its bytes.
+fn blob_of(table: &Table, row: &[Value<'static>]) -> Option<db::images::BlobToCopy> {
+    let text = |name: &str| match &row[table.column(name)] {
+        Value::Text(Some(text)) => Some(text.to_string()),
+        _ => None,
+    };
+    let Value::Integer(Some(size)) = row[table.column("size_bytes")] else { return None };
+    Some(db::images::BlobToCopy {
+        key: BlobKey::from_stored(text("blob_key")?),
+        size_bytes: u64::try_from(size).ok()?,
+        digest: crate::model::Digest::from_hex(&text("digest")?)?,
+        content_type: text("content_type")?,
+        inspected: text("format").is_some(),
+    })
+}
+
+/// Unless the target has it, reads it, compares it with its digest, writes it, and reads it back.
+async fn copy_blob(from: &Storage, to: &Storage, plan: &Plan, blob: &db::images::BlobToCopy) -> Result<(), Error> {
+    let (key, size_bytes) = (&blob.key, blob.size_bytes);
+    if verify::is_whole(to, key, size_bytes, blob.digest).await {
+        return Ok(());
+    }
+    let wrong = |where_: &str| Error::Internal { detail: format!("{} is not what it was in the {where_}", key.as_str()) };
+    let mut spool = Spool::new(&plan.spool_folder, MEMORY_BYTES_MAX, u64::MAX);
+    if size_bytes > 0 {
+        let mut chunks = from.stream(key, 0..size_bytes).await.map_err(|error| match error {
+            Error::NotFound => wrong("source: it is gone"),
+            other => other,
+        })?;
+        while let Some(chunk) = chunks.next().await {
+            spool.write(&chunk?).await?;
+        }
+    }
+    let spooled = spool.finish().await?;
+    if spooled.digest != blob.digest {
+        return Err(wrong("source"));
+    }
+    // Half of it may lie there since a run that was cut off.
+    to.delete(key).await?;
+    to.put_as(key, &spooled.content, &blob.content_type, blob.inspected).await?;
+    if verify::is_whole(to, key, size_bytes, blob.digest).await { Ok(()) } else { Err(wrong("target, after it was written")) }
+}

@@ -1,0 +1,110 @@
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use imagewell_core::Error;
+use imagewell_core::moving::{self, Move, Plan, Progress};
+
+use super::{Outcome, explained};
+use crate::config::Settings;
+use crate::moved;
+use crate::serve::{database_place, storage_place};
+
+/// Between two lines about the same, where nobody watches a terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// What to move where.
+#[derive(Args)]
+pub(super) struct Migrate {
+    /// The new database: as database_url. It must be empty
+    #[arg(long, value_name = "URL", required_unless_present = "cancel")]
+    to_database: Option<String>,
+    /// The new store: as storage_url. The settings of `storage` are those of the bucket, on whichever side it is
+    #[arg(long, value_name = "URL", required_unless_present = "cancel")]
+    to_storage: Option<String>,
+    /// Bytes of images copied in a second at most, so that the service keeps its disk and network; 0 for as many as go
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    bytes_per_second_max: u64,
+    /// Copy, but don't cut over: the same command without this goes on from there
+    #[arg(long)]
+    copy_only: bool,
+    /// Forget a move that was begun; the service goes on as it is
+    #[arg(long, conflicts_with_all = ["to_database", "to_storage", "copy_only"])]
+    cancel: bool,
+}
+
+pub(super) async fn run(settings: Settings, migrate: Migrate) -> Outcome {
+    if migrate.cancel {
+        moving::cancel(&database_place(&settings)).await.map_err(explained)?;
+        println!("The move is forgotten. What was copied lies in the new database and store and may be removed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut target = settings.clone();
+    for (key, url) in [("database_url", &migrate.to_database), ("storage_url", &migrate.to_storage)] {
+        let url = url.as_deref().unwrap_or_default();
+        target.set(key, url).transpose().map_err(|hint| format!("--to-{}: {hint}, not {url:?}", &key[..key.len() - 4]))?;
+    }
+    let plan = Plan {
+        from_database: database_place(&settings),
+        from_storage: storage_place(&settings),
+        to_database: database_place(&target),
+        to_storage: storage_place(&target),
+        spool_folder: settings.service.data_dir.join("spool"),
+        bytes_per_second_max: migrate.bytes_per_second_max,
+    };
+    let begun = Instant::now();
+    let mut under_way = Move::open(plan, reporter()).await.map_err(explained)?;
+    under_way.copy().await.map_err(explained)?;
+    if migrate.copy_only {
+        eprintln!();
+        println!("Copied. The same command without --copy-only copies what has changed since then and cuts over.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let data_dir = settings.service.data_dir.clone();
+    let hand_over = || moved::write(&target, &data_dir).map_err(|error| Error::internal("writing moved.toml", &error));
+    let summary = under_way.cut_over(hand_over).await.map_err(explained)?;
+    eprintln!();
+    for (table, rows) in &summary.rows {
+        println!("{rows:>12} {table}");
+    }
+    println!("{:>12} blobs, {} bytes, copied and read back by this run", summary.blobs, summary.bytes);
+    println!("Moved in {:.0?}: as many rows on both sides, every digest right.", begun.elapsed());
+    match summary.nodes {
+        0 => println!("No service was running on the old data."),
+        _ => println!("The service on this machine goes on with the new data; others end, to be started with the new settings."),
+    }
+    println!("Set database_url and storage_url before the next start; {} has them.", moved::file(&data_dir).display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// On a terminal one line that changes, else a line now and then.
+fn reporter() -> impl Fn(Progress) + Send + Sync {
+    let last: Mutex<Option<(std::mem::Discriminant<Progress>, Instant)>> = Mutex::new(None);
+    move |progress| {
+        let kind = std::mem::discriminant(&progress);
+        let terminal = std::io::stderr().is_terminal();
+        let Ok(mut last) = last.lock() else { return };
+        let due = last.is_none_or(|(before, when)| before != kind || when.elapsed() > LINE_EVERY);
+        if !due && !terminal {
+            return;
+        }
+        if due {
+            *last = Some((kind, Instant::now()));
+        }
+        let text = match progress {
+            Progress::Rows(table, rows) => format!("rows of {table}: {rows}"),
+            Progress::Blobs { done, bytes, of } => format!("blobs: {done} of {of}, {} MB", bytes / 1_000_000),
+            Progress::Changes(count) => format!("changes that came in meanwhile: {count}"),
+            Progress::Waiting => "writes wait while the rest is copied".to_owned(),
+            Progress::Moved(waited) => format!("moved; writes waited for {:.1} s", waited.as_secs_f64()),
+        };
+        if terminal {
+            eprint!("\r\x1b[K{text}");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Where the data of a folder has moved to: a file beside it, which the process that serves from there reads when it is told that the data has
+//! moved.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use imagewell_core::Whither;
+
+use crate::config::{Settings, Value as _};
+use crate::serve::{database_place, storage_place};
+
+/// Only its owner may read it: it holds the secrets of the database and the bucket.
+const MODE: u32 = 0o600;
+
+/// The file of a data folder.
+#[must_use]
+pub fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join("moved.toml")
+}
+
+/// Writes down the settings that lead to the new database and store.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn write(settings: &Settings, data_dir: &Path) -> std::io::Result<()> {
+    let (database, storage) = (&settings.database, &settings.storage);
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let database_url = settings.service.database_url.as_ref().map(|url| url.text()).unwrap_or_default();
+    let text = format!(
+        "# The data has moved to where these settings say.\n\
+         database_url = {}\nstorage_url = {}\n\n[database]\nconnections_max = {}\nwait_seconds_max = {}\ntime_seconds_max = {}\n\n\
+         [storage]\nendpoint = {}\nregion = {}\naccess_key_id = {}\nsecret_access_key = {}\npart_bytes = {}\n",
+        quoted(&database_url),
+        quoted(&settings.storage_url().show()),
+        database.connections_max,
+        database.wait_seconds_max,
+        database.time_seconds_max,
+        quoted(&storage.endpoint),
+        quoted(&storage.region),
+        quoted(&storage.access_key_id),
+        quoted(&storage.secret_access_key),
+        storage.part_bytes,
+    );
+    let path = file(data_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Reads the file when it is asked.
+#[must_use]
+pub fn whither(settings: &Settings) -> Whither {
+    let settings = settings.clone();
+    Whither::new(move || {
+        let mut moved = settings.clone();
+        let file = file(&settings.service.data_dir);
+        if let Err(faults) = moved.read_file(&file) {
+            tracing::warn!(%faults, file = %file.display(), "where the data has moved to can't be read");
+            return None;
+        }
+        Some((database_place(&moved), storage_place(&moved)))
+    })
+}

@@ -1,0 +1,233 @@
+//! Moving all data to another database and store, and back, while requests come in.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use imagewell::config::environment_name;
+
+use crate::app::{APP_KEY, Answer, Outgrown, PERMISSION};
+use crate::fixtures::{multipart, multipart_type, png_of_bytes};
+use crate::process::{Process, imagewell, provision, run, stay_on_disk, text};
+
+/// Uploads and reads until told to stop; every answer must be good. Gives what was acknowledged.
+fn load(
+    process: &Process,
+    ada: &crate::app::Actor,
+    token: &str,
+    stop: &Arc<AtomicBool>,
+) -> Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>> {
+    let latest = Arc::new(Mutex::new(None::<String>));
+    let lanes = (0..4_u64).map(|lane| {
+        let (ada, token, stop, latest) = (ada.at_node(&process.url), token.to_owned(), Arc::clone(stop), Arc::clone(&latest));
+        tokio::spawn(async move {
+            let mut acknowledged = HashMap::new();
+            for round in 0_u64.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let salt = lane * 100_000 + round;
+                let bytes =
+                    png_of_bytes(3000 + (salt as usize * 7919) % 50_000 + if round % 40 == 9 { 1_200_000 } else { 0 }, salt);
+                let body = multipart(&[("image", Some("a.png"), &bytes)]);
+                let request = ada
+                    .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
+                    .header("x-csrf-token", &token)
+                    .header("content-type", multipart_type())
+                    .body(body);
+                let uuid = Answer::of(request).await.uuid();
+                let before = latest.lock().expect("lock").replace(uuid.clone());
+                if let Some(before) = before {
+                    let read = ada.read(&before).await;
+                    assert_eq!(read.status.as_u16(), 200, "{}", read.text());
+                }
+                acknowledged.insert(uuid, bytes);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            acknowledged
+        })
+    });
+    lanes.collect()
+}
+
+async fn finish(lanes: Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>>) -> HashMap<String, Vec<u8>> {
+    let mut all = HashMap::new();
+    for lane in lanes {
+        all.extend(lane.await.expect("every request was answered well"));
+    }
+    all
+}
+
+/// `imagewell migrate` with the settings of a bucket, to its end.
+async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String {
+    let mut command = imagewell(data, &[&["migrate"], arguments].concat());
+    for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| key.starts_with("storage.")) {
+        command.env(environment_name(key), value);
+    }
+    let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().expect("runs")).await.expect("ends");
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_request() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    stay_on_disk(&data);
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    let token = ada.csrf().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes = load(&process, &ada, &token, &stop);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let outgrown = Outgrown::new();
+    let bucket = outgrown.settings()[1].1.clone();
+    let to = ["--to-database", outgrown.database_url(), "--to-storage", &bucket];
+    let copied = migrate(&data, &outgrown, &[&to[..], &["--copy-only", "--bytes-per-second-max", "20000000"]].concat()).await;
+    assert!(copied.contains("Copied."), "{copied}");
+    let moved = migrate(&data, &outgrown, &to).await;
+    assert!(moved.contains("every digest right") && moved.contains("writes waited"), "{moved}");
+    println!("{moved}");
+    // The same process goes on, on the new side.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop.store(true, Ordering::SeqCst);
+    let acknowledged = finish(lanes).await;
+    assert!(acknowledged.len() > 50, "only {}", acknowledged.len());
+    let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
+    let (images,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM images").fetch_one(&pool).await.expect("count");
+    assert_eq!(usize::try_from(images).expect("count"), acknowledged.len(), "as many as were acknowledged, on the new side");
+    for (uuid, bytes) in &acknowledged {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
+    }
+    assert!(process.terminate().success());
+
+    let refused = run(&data, &["serve"]);
+    assert!(text(&refused).contains("has moved") && text(&refused).contains("moved.toml"), "{}", text(&refused));
+    let mut checked = imagewell(&data, &["check", "--blobs"]);
+    for (key, value) in outgrown.settings() {
+        checked.env(environment_name(key), value);
+    }
+    let checked = checked.output().expect("runs");
+    assert!(checked.status.success() && text(&checked).contains("every digest right"), "{}", text(&checked));
+
+    // And back: to a file and a folder again, while a node serves from the bucket.
+    let back = folder.path().join("back");
+    let with_bucket = |arguments: &[&str]| {
+        let mut command = imagewell(&back, arguments);
+        for (key, value) in outgrown.settings() {
+            command.env(environment_name(key), value);
+        }
+        command
+    };
+    stay_on_disk(&back);
+    let process = Process::start(with_bucket(&["serve"]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let ada = ada.at_node(&process.url);
+    let lanes = load(&process, &ada, &token, &stop);
+    let (database, store) =
+        (format!("sqlite://{}", back.join("imagewell.db").display()), format!("file://{}", back.join("blobs").display()));
+    let mut command = with_bucket(&["migrate", "--to-database", &database, "--to-storage", &store]);
+    let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("ends");
+    assert!(output.status.success(), "{}", text(&output));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, Ordering::SeqCst);
+    let later = finish(lanes).await;
+    assert!(process.terminate().success());
+    let process = Process::serve(&back);
+    let ada = ada.at_node(&process.url);
+    for (uuid, bytes) in acknowledged.iter().chain(&later) {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
+    }
+    let checked = run(&back, &["check", "--blobs"]);
+    assert!(checked.status.success(), "{}", text(&checked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trace() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    stay_on_disk(&data);
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    for salt in 0..300 {
+        ada.upload(png_of_bytes(20_000, salt)).await.uuid();
+    }
+    let outgrown = Outgrown::new();
+    let bucket = outgrown.settings()[1].1.clone();
+    let to = ["--to-database", outgrown.database_url(), "--to-storage", &bucket];
+    let mut command = imagewell(&data, &[&["migrate"], &to[..], &["--bytes-per-second-max", "3000000"]].concat());
+    for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| key.starts_with("storage.")) {
+        command.env(environment_name(key), value);
+    }
+    let mut cut_off = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let objects = || walkdir(outgrown.blobs());
+    while objects() < 100 {
+        assert!(cut_off.try_wait().expect("waits").is_none(), "it was too fast to be cut off");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cut_off.kill().expect("kills");
+    cut_off.wait().expect("ends");
+    // A service must not start on what is only half there.
+    let early = {
+        let mut command = imagewell(&folder.path().join("other"), &["check"]);
+        for (key, value) in outgrown.settings() {
+            command.env(environment_name(key), value);
+        }
+        text(&command.output().expect("runs"))
+    };
+    assert!(early.contains("still being moved"), "{early}");
+    ada.upload(png_of_bytes(20_000, 1000)).await.uuid();
+    // Another target would mix two moves.
+    let other = Outgrown::new();
+    let mixed = run(
+        &data,
+        &[
+            "migrate",
+            "--to-database",
+            other.database_url(),
+            "--to-storage",
+            &format!("file://{}", folder.path().join("x").display()),
+        ],
+    );
+    assert!(!mixed.status.success() && text(&mixed).contains("--cancel"), "{}", text(&mixed));
+    let done = migrate(&data, &outgrown, &to).await;
+    assert!(done.contains("301 images") && done.contains("301 versions"), "{done}");
+    assert_eq!(objects(), 301);
+    assert!(process.terminate().success());
+
+    let data = folder.path().join("again");
+    stay_on_disk(&data);
+    provision(&data);
+    let before = schema(&data).await;
+    let outgrown = Outgrown::new();
+    let bucket = outgrown.settings()[1].1.clone();
+    migrate(&data, &outgrown, &["--to-database", outgrown.database_url(), "--to-storage", &bucket, "--copy-only"]).await;
+    assert_ne!(schema(&data).await, before);
+    let cancelled = run(&data, &["migrate", "--cancel"]);
+    assert!(cancelled.status.success(), "{}", text(&cancelled));
+    assert_eq!(schema(&data).await, before);
+    let process = Process::serve(&data);
+    process.actor("ada").await.upload(png_of_bytes(20_000, 1)).await.uuid();
+}
+
+fn walkdir(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let shown = entries.iter().filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    shown.map(|entry| if entry.path().is_dir() { walkdir(&entry.path()) } else { 1 }).sum()
+}
+
+/// Tables and triggers of an SQLite file.
+async fn schema(data: &Path) -> Vec<(String,)> {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("imagewell.db")).read_only(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+    let names = "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name";
+    let all = sqlx::query_as(names).fetch_all(&pool).await.expect("schema");
+    pool.close().await;
+    all
+}

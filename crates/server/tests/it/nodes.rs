@@ -1,0 +1,261 @@
+//! Several nodes on one PostgreSQL database and one bucket: what one of them does, the others know.
+
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+
+use crate::app::{APP_KEY, Actor, Answer, Data, PERMISSION, TestApp, image_path};
+use crate::dropbox::stripes;
+use crate::file_service::{FileAnswer as _, Machine, open};
+use crate::fixtures::{multipart, multipart_type, photograph, png, png_of_bytes};
+use crate::process::{Process, provision, share};
+
+/// What is promised of changes that one node makes and another one has in memory.
+const FIVE_SECONDS: Duration = Duration::from_secs(5);
+
+async fn two_nodes() -> (TestApp, TestApp) {
+    let first = TestApp::on(Data::outgrown(), &[]).await;
+    let second = first.another_node(&[]).await;
+    (first, second)
+}
+
+/// Asks until the answer has this status; longer than promised is too long.
+async fn soon(status: u16, ask: impl AsyncFn() -> Answer) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let answer = ask().await;
+        if answer.status.as_u16() == status {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < FIVE_SECONDS, "after five seconds it is still {}", answer.status);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_tickets_tokens_and_images_of_one_node_work_on_another() {
+    let (first, second) = two_nodes().await;
+    let ada = first.actor("ada").await;
+    let there = ada.at_node(&second.url(""));
+    let uuid = ada.upload(photograph()).await.uuid();
+    assert!(there.read(&uuid).await.body == photograph());
+    let other = there.upload(png(9, 9, 1)).await.uuid();
+    assert!(ada.read(&other).await.body == png(9, 9, 1));
+
+    let till = Machine::till(&first, "till01");
+    till.upload("a.png", png(8, 8, 1)).await.file();
+    let second_version = Machine::till(&second, "till01").upload("a.png", png(8, 8, 2)).await;
+    assert_eq!(second_version.file()["version"], 2);
+    assert_eq!(till.send("GET", "rewards/a.png").await.file()["version"], 2);
+
+    let portal = crate::dropbox::Portal::user(&first, "ada").await;
+    let ticket = portal.ticket(stripes(60, 60)).await;
+    let picture = Answer::of(second.visitor().get(&format!("/api/dropbox/pictures/{ticket}?size=32"))).await;
+    assert_eq!(picture.status, StatusCode::OK, "{}", picture.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_ends_or_changes_every_node_knows_within_five_seconds() {
+    let (first, second) = two_nodes().await;
+    let ada = first.actor("ada").await;
+    let there = ada.at_node(&second.url(""));
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    assert_eq!(there.read(&uuid).await.status, StatusCode::OK, "the second node holds it in memory now");
+
+    // Public, private and deleted: plain addresses are for everybody as long as the file is public.
+    let till = Machine::till(&first, "till01");
+    let token = till.upload("p.png", png(8, 8, 3)).await.file()["s3_token"].as_str().expect("key").to_owned();
+    let plain = second.url(&format!("/imagewell/{token}"));
+    assert_eq!(open(&plain).await.status.as_u16(), 403);
+    for (acl, status) in [("PUBLIC", 200), ("PRIVATE", 403), ("PUBLIC", 200)] {
+        Answer::of(till.request("PUT", "rewards/p.png/acl").body(acl)).await.file();
+        soon(status, async || open(&plain).await).await;
+    }
+    till.send("DELETE", "rewards/p.png").await.file();
+    soon(403, async || open(&plain).await).await;
+
+    // Rights, and then the session itself.
+    let mut plan = crate::app::plan();
+    plan.accounts.clear();
+    plan.roles.retain(|role| role.org == "acme" && role.name == "crew");
+    plan.roles[0].actions.retain(|action| action.as_str() != PERMISSION);
+    imagewell_core::provision::apply(&first.service.app, plan).await.expect("provisions");
+    soon(403, async || there.read(&uuid).await).await;
+    assert_eq!(Answer::of(ada.change("/site/logout").await).await.status, StatusCode::OK);
+    let token_of_ada = ada.at_node(&second.url(""));
+    soon(401, async || token_of_ada.read(&uuid).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hears_nothing_knows_it_and_trusts_its_memory_no_longer() {
+    let data = Data::outgrown();
+    let first = TestApp::on(data, &[]).await;
+    let second = first.another_node(&[]).await;
+    let pool = sqlx::PgPool::connect(first.data().database_url()).await.expect("database");
+    // From now on nobody can listen; those who do are cut off again and again.
+    let cutting = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            loop {
+                let listeners = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND query LIKE 'LISTEN%'";
+                let _ = sqlx::query(listeners).execute(&pool).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let till = Machine::till(&first, "till01");
+    let token = till.upload("p.png", png(8, 8, 3)).await.file()["s3_token"].as_str().expect("key").to_owned();
+    let plain = second.url(&format!("/imagewell/{token}"));
+    for (acl, status) in [("PUBLIC", 200), ("PRIVATE", 403), ("PUBLIC", 200), ("PRIVATE", 403)] {
+        Answer::of(till.request("PUT", "rewards/p.png/acl").body(acl)).await.file();
+        soon(status, async || open(&plain).await).await;
+    }
+    cutting.abort();
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rendering_is_made_once_in_the_cluster() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data: Vec<_> = ["a", "b", "c"].iter().map(|name| folder.path().join(name)).collect();
+    share(&data.iter().map(std::path::PathBuf::as_path).collect::<Vec<_>>());
+    provision(&data[0]);
+    let nodes: Vec<Process> = data.iter().map(|data| Process::serve(data)).collect();
+    let ada = nodes[0].actor("ada").await;
+    let uuid = ada.upload(photograph()).await.uuid();
+    let path = format!("/i/{uuid}/w_300,h_200,fit_cover");
+    let asking = (0..12).map(|index| Answer::of(ada.at_node(&nodes[index % 3].url).get(&path)));
+    let answers = futures_util::future::join_all(asking).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK && answer.body == answers[0].body));
+    let mut made = 0.0;
+    for node in &nodes {
+        made += node.metric("imagewell_renderings_total").await;
+    }
+    assert!((made - 1.0).abs() < 0.1, "{made} renderings were made");
+}
+
+/// The lease of a node that died while it was rendering ends by itself, and another node makes the rendering.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_node_was_at_is_taken_up_by_another() {
+    let settings = [("images.looks", "false"), ("workers.wait_seconds_max", "6"), ("workers.time_seconds_max", "6")];
+    let app = TestApp::on(Data::outgrown(), &settings).await;
+    let ada = app.actor("ada").await;
+    let uuid = ada.upload(photograph()).await.uuid();
+    let pool = sqlx::PgPool::connect(app.data().database_url()).await.expect("database");
+    let rendered = Answer::of(ada.get(&format!("/i/{uuid}/w_77"))).await;
+    assert_eq!(rendered.status, StatusCode::OK);
+    let (key,): (String,) = sqlx::query_as("SELECT key FROM variants").fetch_one(&pool).await.expect("row");
+    let until = imagewell_core::model::Timestamp::now().plus(Duration::from_secs(2));
+    let other = key.replace("inside-77x4096", "inside-78x4096");
+    assert_ne!(other, key);
+    sqlx::query("INSERT INTO leases (name, holder, expires_us) VALUES ($1, 'a dead node', $2)")
+        .bind(format!("render:{other}"))
+        .bind(until.0)
+        .execute(&pool)
+        .await
+        .expect("inserts");
+    let begun = Instant::now();
+    let waited = Answer::of(ada.get(&format!("/i/{uuid}/w_78"))).await;
+    assert_eq!(waited.status, StatusCode::OK, "{}", waited.text());
+    assert!(begun.elapsed() > Duration::from_millis(1500), "it did not wait for the other node");
+    let (left,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM leases WHERE name LIKE 'render:%'").fetch_one(&pool).await.expect("row");
+    assert_eq!(left, 0, "leases are given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_link_of_a_file_in_a_bucket_is_the_buckets_own() {
+    let app = TestApp::on(Data::outgrown(), &[("file_service.link_ttl_seconds", "60")]).await;
+    let till = Machine::till(&app, "till01");
+    let answer = till.upload("a.png", photograph()).await;
+    let (file, link) = (answer.file(), answer.link());
+    let token = file["s3_token"].as_str().expect("key");
+    let bucket =
+        app.service.settings.service.storage_url.clone().map(|url| imagewell::config::Value::show(&url)).expect("bucket");
+    assert_eq!(file["s3_url"], format!("{bucket}/{token}"));
+    assert!(app.blobs().join(token).exists());
+    assert!(!link.starts_with(&app.url("")) && link.contains(token) && link.contains("X-Amz-Expires=60"), "{link}");
+    let read = open(&link).await;
+    assert!(read.body == photograph());
+    assert_eq!(read.header("content-type"), "image/png", "as its name says");
+    let altered = open(&link.replace("X-Amz-Expires=60", "X-Amz-Expires=61")).await;
+    assert_eq!(altered.status.as_u16(), 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_uploads_go_to_a_bucket_in_parts_and_come_back_whole() {
+    let settings = [("opsportal.upload_bytes_max", "40000000"), ("storage.part_bytes", "5242880")];
+    let app = TestApp::on(Data::outgrown(), &settings).await;
+    let ada = app.actor("ada").await;
+    // At the edge of one part, one byte more, and several.
+    for (salt, bytes) in [(1, 5_242_880), (2, 5_242_881), (3, 17_000_000)] {
+        let picture = png_of_bytes(bytes, salt);
+        assert_eq!(picture.len(), bytes);
+        let uuid = ada.upload(picture.clone()).await.uuid();
+        let read = Answer::of(ada.get(&image_path(&uuid))).await;
+        assert!(read.body == picture, "{bytes}");
+        let part = Answer::of(ada.get(&image_path(&uuid)).header("range", "bytes=5242870-5242879")).await;
+        assert_eq!((part.status.as_u16(), part.body.as_slice()), (206, &picture[5_242_870..5_242_880]));
+    }
+}
+
+/// A bucket that refuses leaves nothing behind that anybody could see, and says come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_store_a_node_is_unready_and_uploads_are_told_to_come_back() {
+    let settings = [("storage.endpoint", "http://127.0.0.1:9"), ("storage.retry_seconds_max", "1")];
+    let app = TestApp::on(Data::outgrown(), &settings).await;
+    let ada = app.actor("ada").await;
+    let before = app.stored().await;
+    let body = multipart(&[("image", Some("a.png"), &png(8, 8, 1))]);
+    let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
+    let answer = Answer::of(ada.change(&path).await.header("content-type", multipart_type()).body(body)).await;
+    assert_eq!(answer.status.as_u16(), 503, "{}", answer.text());
+    assert!(!answer.header("retry-after").is_empty());
+    assert_eq!(app.stored().await, before);
+    assert_eq!(Answer::of(app.visitor().get("/readyz")).await.status.as_u16(), 503);
+    assert_eq!(Answer::of(app.visitor().get("/healthz")).await.status.as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_resources_that_take_avatars_on_two_nodes_at_once_get_numbers_of_their_own() {
+    let (first, second) = two_nodes().await;
+    let (here, there) = (crate::dropbox::Portal::user(&first, "ada").await, crate::dropbox::Portal::user(&second, "ada").await);
+    let mut tickets = Vec::new();
+    for salt in 0..8 {
+        tickets.push(here.ticket(stripes(40 + salt, 40)).await);
+    }
+    let takes = tickets.iter().enumerate().map(|(index, ticket)| {
+        let portal = if index % 2 == 0 { &here } else { &there };
+        portal.take("users/ada", ticket)
+    });
+    futures_util::future::join_all(takes).await;
+    let pool = sqlx::PgPool::connect(first.data().database_url()).await.expect("database");
+    let (count, last): (i64, i64) =
+        sqlx::query_as("SELECT COUNT(*), MAX(number) FROM avatars").fetch_one(&pool).await.expect("row");
+    assert_eq!((count, last), (8, 8));
+}
+
+/// Nodes that start on an empty database at the same time make one admin and one key for each purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_together_for_the_first_time_do_not_disturb_each_other() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data: Vec<_> = ["a", "b", "c"].iter().map(|name| folder.path().join(name)).collect();
+    let outgrown = share(&data.iter().map(std::path::PathBuf::as_path).collect::<Vec<_>>());
+    let starting = data.iter().map(|data| {
+        let data = data.clone();
+        tokio::task::spawn_blocking(move || Process::serve(&data))
+    });
+    let nodes = futures_util::future::join_all(starting).await;
+    for node in nodes {
+        let node = node.expect("starts");
+        assert_eq!(Answer::of(Actor::at(&node.url).get("/readyz")).await.status, StatusCode::OK);
+    }
+    let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
+    let (accounts, keys): (i64, i64) =
+        sqlx::query_as("SELECT (SELECT COUNT(*) FROM accounts), (SELECT COUNT(*) FROM signing_keys)")
+            .fetch_one(&pool)
+            .await
+            .expect("row");
+    assert_eq!((accounts, keys), (1, 3));
+}
