@@ -5,6 +5,7 @@
 //! back writes, the source refuses all changes, the rest is copied and counted, and the nodes go on with the target: a request that came in
 //! meanwhile has waited a little. Whatever is cut off goes on where it was when it is started again; until the end the source is the truth.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,10 @@ const PAGE: u32 = 256;
 const MEMORY_BYTES_MAX: usize = 1024 * 1024;
 /// Changes that are few enough to be worked off while writes wait.
 const FEW: usize = 50;
-/// Rounds before writes have to wait although changes are many.
-const ROUNDS_MAX: u32 = 50;
+/// A round that takes no longer is the last one before writes wait.
+const SHORT: Duration = Duration::from_secs(2);
+/// Rounds before writes have to wait although changes come in as fast as they are copied.
+const ROUNDS_MAX: u32 = 10;
 /// A node that wasn't seen for longer is gone.
 pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(15);
 /// For all nodes to hold back writes.
@@ -143,7 +146,9 @@ impl Move {
         }
         self.blobs().await?;
         for _ in 0..ROUNDS_MAX {
-            if self.round().await? < FEW {
+            let begun = Instant::now();
+            // Writes will have to wait for about as long as this takes.
+            if self.round().await? < FEW || begun.elapsed() < SHORT {
                 break;
             }
         }
@@ -277,14 +282,15 @@ impl Move {
         for (index, keys) in &changes.keys {
             let table = &TABLES[*index];
             let rows = snapshot.of_keys(table, &keys.iter().cloned().collect::<Vec<_>>()).await?;
-            let found: std::collections::BTreeSet<_> = rows.iter().map(|row| copying::key_of(table, row)).collect();
+            let found: BTreeSet<_> = rows.iter().map(|row| copying::key_of(table, row)).collect();
             absent.push((table, keys.difference(&found).cloned().collect()));
             present.push((table, rows));
         }
         snapshot.end().await?;
-        let blobs = present.iter().filter(|(table, _)| table.name == "versions");
-        let blobs: Vec<_> = blobs.flat_map(|(table, rows)| rows.iter().filter_map(|row| blob_of(table, row))).collect();
-        self.copy_blobs(blobs).await?;
+        for (table, rows) in present.iter().filter(|(table, _)| table.name == "versions") {
+            let blobs = self.new_blobs(table, rows).await?;
+            self.copy_blobs(blobs).await?;
+        }
         self.write_target(move |connection| {
             Box::pin(async move {
                 for (table, keys) in absent.iter().rev() {
@@ -303,6 +309,17 @@ impl Move {
         self.write_source(move |connection| Box::pin(async move { copying::forget_changes(connection, &numbers).await })).await?;
         (self.report)(Progress::Changes(count as u64));
         Ok(count)
+    }
+
+    /// The bytes of those versions that the target doesn't have: of the others it has the bytes too.
+    async fn new_blobs(&self, table: &Table, rows: &[Vec<Value<'static>>]) -> Result<Vec<db::images::BlobToCopy>, Error> {
+        let keys: Vec<_> = rows.iter().map(|row| copying::key_of(table, row)).collect();
+        let mut there = Snapshot::of(&self.target).await?;
+        let known = there.of_keys(table, &keys).await?;
+        there.end().await?;
+        let known: BTreeSet<_> = known.iter().map(|row| copying::key_of(table, row)).collect();
+        let new = rows.iter().filter(|row| !known.contains(&copying::key_of(table, row)));
+        Ok(new.filter_map(|row| blob_of(table, row)).collect())
     }
 
     /// Both sides must have as many rows of everything.

@@ -57,6 +57,8 @@ fn serve(listener: TcpListener, files: s3s_fs::FileSystem) {
         let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
         while let Ok((socket, _)) = listener.accept().await {
             let service = service.clone();
+            // Small answers would wait for the other side's acknowledgement.
+            socket.set_nodelay(true).expect("sets");
             tokio::spawn(async move {
                 let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
             });

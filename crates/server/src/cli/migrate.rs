@@ -17,6 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What to move where.
 #[derive(Args)]
+#[group(skip)]
 pub(super) struct Migrate {
     /// The new database: as database_url. It must be empty
     #[arg(long, value_name = "URL", required_unless_present = "cancel")]

@@ -45,7 +45,7 @@ fn load(
                     assert_eq!(read.status.as_u16(), 200, "{}", read.text());
                 }
                 acknowledged.insert(uuid, bytes);
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(30)).await;
             }
             acknowledged
         })
