@@ -9,6 +9,7 @@ use imagewell::config::{Settings, StorageUrl};
 use imagewell::serve::{Ended, Service, start};
 use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
+use imagewell_engines::faults::{Proxy, Upstream};
 use imagewell_engines::s3::Bucket;
 use imagewell_engines::{postgres, s3};
 use reqwest::header::HeaderMap;
@@ -44,6 +45,18 @@ impl Outgrown {
         Self { database_url: postgres::database(), bucket: s3::bucket() }
     }
 
+    /// The database and the store behind proxies that can misbehave.
+    pub fn behind_proxies() -> (Self, Proxy, Proxy) {
+        let mut outgrown = Self::new();
+        let (before, host) = outgrown.database_url.split_once("?host=").expect("a socket");
+        let (host, name) = (host.to_owned(), before.rsplit('/').next().expect("name").to_owned());
+        let database = Proxy::start(Upstream::Unix(format!("{host}/.s.PGSQL.5432")));
+        let store = Proxy::start(Upstream::Tcp(outgrown.bucket.endpoint.replace("http://", "")));
+        outgrown.database_url = format!("postgres://postgres@{}/{name}", database.address);
+        outgrown.bucket.endpoint = format!("http://{}", store.address);
+        (outgrown, database, store)
+    }
+
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("database_url", self.database_url.clone()),
@@ -74,6 +87,11 @@ impl Data {
     /// On PostgreSQL and in a bucket, whatever the other tests run on.
     pub fn outgrown() -> Arc<Self> {
         Arc::new(Self { folder: tempfile::tempdir().expect("temporary folder"), outgrown: Some(Outgrown::new()) })
+    }
+
+    /// On these.
+    pub fn on(outgrown: Outgrown) -> Arc<Self> {
+        Arc::new(Self { folder: tempfile::tempdir().expect("temporary folder"), outgrown: Some(outgrown) })
     }
 
     pub fn database_url(&self) -> &str {

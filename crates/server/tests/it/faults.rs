@@ -1,0 +1,180 @@
+//! The database or the store restarts, is slow, refuses, or loses connections in the middle: requests succeed after a while or fail cleanly, and
+//! what was acknowledged is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use imagewell_core::verify;
+use imagewell_engines::faults::{Behaviour, Proxy};
+
+use crate::app::{APP_KEY, Actor, Answer, Data, Outgrown, PERMISSION, TestApp};
+use crate::fixtures::{multipart, multipart_type, png, png_of_bytes};
+
+/// Patience of a second or two, so that tests see its end.
+const IMPATIENT: [(&str, &str); 6] = [
+    ("database.wait_seconds_max", "1"),
+    ("database.time_seconds_max", "2"),
+    ("storage.retry_seconds_max", "1"),
+    ("storage.time_seconds_max", "2"),
+    ("storage.part_bytes", "5242880"),
+    ("opsportal.upload_bytes_max", "20000000"),
+];
+
+async fn behind_proxies(settings: &[(&str, &str)]) -> (TestApp, Proxy, Proxy) {
+    let (outgrown, database, store) = Outgrown::behind_proxies();
+    (TestApp::on(Data::on(outgrown), settings).await, database, store)
+}
+
+async fn send(ada: &Actor, token: &str, bytes: &[u8]) -> Answer {
+    let request = ada
+        .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
+        .header("x-csrf-token", token)
+        .header("content-type", multipart_type())
+        .body(multipart(&[("image", Some("a.png"), bytes)]));
+    Answer::of(request).await
+}
+
+async fn ready(app: &TestApp) -> u16 {
+    Answer::of(app.visitor().get("/readyz")).await.status.as_u16()
+}
+
+/// What goes wrong is told at once or after the patience that was set, leaves nothing behind, and is over when the fault is.
+async fn fails_cleanly(app: &TestApp, proxy: &Proxy, fault: Behaviour, bytes: &[u8]) {
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let kept = send(&ada, &token, &png(8, 8, 7)).await.uuid();
+    let before = app.stored().await;
+    proxy.behave(fault);
+    let begun = Instant::now();
+    let answer = send(&ada, &token, bytes).await;
+    assert_eq!(answer.status.as_u16(), 503, "{fault:?}: {}", answer.text());
+    assert!(!answer.header("retry-after").is_empty(), "{fault:?}");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{fault:?}: it took {:?}", begun.elapsed());
+    proxy.behave(Behaviour::Pass);
+    let mut waited = Instant::now();
+    while ready(app).await != 200 {
+        assert!(waited.elapsed() < Duration::from_secs(10), "{fault:?}: it stays unready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(app.stored().await, before, "{fault:?}: something stayed behind");
+    waited = Instant::now();
+    while send(&ada, &token, bytes).await.status.as_u16() != 200 {
+        assert!(waited.elapsed() < Duration::from_secs(10), "{fault:?}: it never comes back");
+    }
+    assert_eq!(ada.read(&kept).await.status.as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_hangs_or_breaks_off_leaves_nothing_and_comes_back() {
+    let (app, _database, store) = behind_proxies(&IMPATIENT).await;
+    let (small, large) = (png_of_bytes(100_000, 1), png_of_bytes(11_000_000, 2));
+    for (fault, bytes) in [
+        (Behaviour::Unavailable, &small),
+        (Behaviour::Away, &small),
+        (Behaviour::Stall, &small),
+        (Behaviour::CutAfterSending(50_000), &small),
+        // In the middle of the parts: those that were sent are taken back.
+        (Behaviour::CutAfterSending(3_000_000), &large),
+    ] {
+        fails_cleanly(&app, &store, fault, bytes).await;
+    }
+    assert!(store.cut() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_or_hangs_makes_a_node_unready_and_comes_back() {
+    let (app, database, _store) = behind_proxies(&IMPATIENT).await;
+    for fault in [Behaviour::Away, Behaviour::Stall] {
+        let ada = app.actor("ada").await;
+        let token = ada.csrf().await;
+        let uuid = send(&ada, &token, &png(8, 8, 7)).await.uuid();
+        assert_eq!(ada.read(&uuid).await.status.as_u16(), 200);
+        database.behave(fault);
+        assert_eq!(send(&ada, &token, &png(8, 8, 8)).await.status.as_u16(), 503, "{fault:?}");
+        assert_eq!(ready(&app).await, 503, "{fault:?}");
+        // Nothing in memory is trusted for long.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(ada.read(&uuid).await.status.as_u16(), 503, "{fault:?}");
+        database.behave(Behaviour::Pass);
+        let begun = Instant::now();
+        while ready(&app).await != 200 || ada.read(&uuid).await.status.as_u16() != 200 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{fault:?}: it never comes back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        send(&ada, &token, &png(8, 8, 9)).await.uuid();
+    }
+}
+
+/// A database that restarts within a node's patience is not noticed by anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_absence_of_the_database_is_only_a_short_wait() {
+    let (app, database, _store) = behind_proxies(&[]).await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    database.behave(Behaviour::Away);
+    let back = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        database.behave(Behaviour::Pass);
+        database
+    });
+    let begun = Instant::now();
+    send(&ada, &token, &png(8, 8, 1)).await.uuid();
+    assert!(begun.elapsed() > Duration::from_millis(500));
+    drop(back.await);
+}
+
+/// Connections to both break again and again, at any point of a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_off_what_was_acknowledged_is_there() {
+    let (app, database, store) = behind_proxies(&[("sweep.grace_seconds", "0")]).await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes = (0..6_u64).map(|lane| {
+        let (ada, token, stop) = (ada.clone(), token.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let (mut kept, mut refused) = (HashMap::new(), 0);
+            for round in 0_u64.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let bytes = png_of_bytes(20_000, lane * 100_000 + round);
+                let answer = send(&ada, &token, &bytes).await;
+                match answer.status.as_u16() {
+                    200 => drop(kept.insert(answer.uuid(), bytes)),
+                    // 401 and 500 too: nobody knows the fate of a commit that broke off.
+                    status => {
+                        assert!(matches!(status, 500 | 503), "{status}: {}", answer.text());
+                        refused += 1;
+                    }
+                }
+            }
+            (kept, refused)
+        })
+    });
+    let lanes: Vec<_> = lanes.collect();
+    for round in 0..30_u64 {
+        tokio::time::sleep(Duration::from_millis(100 + round * 13 % 150)).await;
+        let proxy = if round % 3 == 0 { &store } else { &database };
+        proxy.behave(Behaviour::CutAfterSending(round * 977 % 9000));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        proxy.behave(Behaviour::Pass);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let (mut kept, mut refused) = (HashMap::new(), 0);
+    for lane in lanes {
+        let (more, count) = lane.await.expect("every answer is one that is expected");
+        kept.extend(more);
+        refused += count;
+    }
+    println!("{} acknowledged, {refused} refused, {} + {} connections cut", kept.len(), database.cut(), store.cut());
+    assert!(kept.len() > 50 && database.cut() > 10);
+    for (uuid, bytes) in &kept {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
+    }
+    // A row never points at missing bytes.
+    let checked = verify::run(&app.service.app, |_| {}).await.expect("reads");
+    assert!(checked.broken.is_empty() && checked.versions >= kept.len() as u64, "{checked:?}");
+}
