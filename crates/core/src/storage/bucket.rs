@@ -151,7 +151,15 @@ impl Bucket {
                 "the bucket {} doesn't {what}: are its name, storage.endpoint, storage.region and the keys right, and may these keys do that",
                 self.url
             );
-            move |error: object_store::Error| Error::internal(&what, &error)
+            move |error: object_store::Error| {
+                let explained = Error::internal(&what, &error);
+                // The store is away, which may pass; anything else will not.
+                if let (object_store::Error::Generic { .. }, Error::Internal { detail }) = (&error, &explained) {
+                    tracing::warn!(detail, "the store does not answer");
+                    return Error::Busy { retry_after: RETRY_AFTER };
+                }
+                explained
+            }
         };
         let options = PutOptions { attributes: attributes("image/png", true), ..PutOptions::default() };
         self.store.put_opts(&path, PutPayload::from_static(b"probe"), options).await.map_err(refused("take an object (PUT)"))?;
@@ -260,7 +268,7 @@ fn retry(place: &BucketPlace) -> RetryConfig {
         max_backoff: Duration::from_secs(2),
         ..BackoffConfig::default()
     };
-    RetryConfig { backoff, max_retries: 20, retry_timeout: place.retry_max }
+    RetryConfig { backoff, max_retries: 1000, retry_timeout: place.retry_max }
 }
 
 /// Not there, not now, or not at all.

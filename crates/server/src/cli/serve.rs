@@ -1,6 +1,7 @@
 use std::fs::{File, TryLockError};
 use std::process::ExitCode;
 
+use imagewell_core::Error;
 use imagewell_core::durable::make_folder;
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
@@ -16,7 +17,11 @@ pub(super) async fn run(settings: Settings) -> Outcome {
     let _lock = lock(&settings)?;
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     if service.app.storage.is_bucket() {
-        service.app.storage.probe().await.map_err(explained)?;
+        match service.app.storage.probe().await {
+            // It is unready until the store is back.
+            Err(Error::Busy { .. }) => {}
+            probed => probed.map_err(explained)?,
+        }
     }
     first_start(&service).await?;
     until_signal(service, |_| {}).await
