@@ -45,9 +45,12 @@ impl FromStr for Change {
     }
 }
 
-/// Tells whoever holds something in memory.
+/// Whoever holds something in memory.
+type Listener = Box<dyn Fn(Change) + Send + Sync>;
+
+/// Tells the listener.
 #[derive(Clone, Default)]
-pub(crate) struct Announcer(Arc<OnceLock<Box<dyn Fn(Change) + Send + Sync>>>);
+pub(crate) struct Announcer(Arc<OnceLock<Listener>>);
 
 impl fmt::Debug for Announcer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -26,7 +26,7 @@ pub fn file(data_dir: &Path) -> PathBuf {
 pub fn write(settings: &Settings, data_dir: &Path) -> std::io::Result<()> {
     let (database, storage) = (&settings.database, &settings.storage);
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let database_url = settings.service.database_url.as_ref().map(|url| url.text()).unwrap_or_default();
+    let database_url = settings.database_url().text();
     let text = format!(
         "# The data has moved to where these settings say.\n\
          database_url = {}\nstorage_url = {}\n\n[database]\nconnections_max = {}\nwait_seconds_max = {}\ntime_seconds_max = {}\n\n\

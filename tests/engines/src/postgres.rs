@@ -2,7 +2,7 @@
 //! input ends it and removes its folder, however the process ends.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 /// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root.
@@ -29,11 +29,10 @@ rm -rf "$dir"
 
 struct Server {
     folder: String,
-    /// Its end is the server's.
-    _input: ChildStdin,
-    _child: Child,
-    psql: Mutex<ChildStdin>,
-    answers: Mutex<BufReader<std::process::ChildStdout>>,
+    /// The end of its input is the server's, and it waits for this process.
+    _shell: Child,
+    psql: Mutex<Child>,
+    answers: Mutex<BufReader<ChildStdout>>,
 }
 
 fn server() -> &'static Server {
@@ -41,7 +40,6 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| {
         let mut child =
             Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
-        let input = child.stdin.take().expect("pipe");
         let mut folder = String::new();
         BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut folder).expect("reads");
         let folder = folder.trim().to_owned();
@@ -52,8 +50,8 @@ fn server() -> &'static Server {
             .stdout(Stdio::piped())
             .spawn()
             .expect("psql starts");
-        let (ask, answers) = (psql.stdin.take().expect("pipe"), psql.stdout.take().expect("pipe"));
-        Server { folder, _input: input, _child: child, psql: Mutex::new(ask), answers: Mutex::new(BufReader::new(answers)) }
+        let answers = psql.stdout.take().expect("pipe");
+        Server { folder, _shell: child, psql: Mutex::new(psql), answers: Mutex::new(BufReader::new(answers)) }
     })
 }
 
@@ -66,6 +64,7 @@ pub fn database() -> String {
     let server = server();
     let name = super::fresh("db").replace('-', "_");
     let mut psql = server.psql.lock().expect("psql");
+    let psql = psql.stdin.as_mut().expect("pipe");
     writeln!(psql, "CREATE DATABASE {name};\n\\echo done").expect("asks");
     psql.flush().expect("asks");
     let mut answer = String::new();

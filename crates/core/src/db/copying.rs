@@ -202,6 +202,17 @@ impl Table {
         format!("INSERT INTO {} ({}) VALUES {values} ON CONFLICT ({keys}) DO {change}", self.name, self.columns())
     }
 
+    /// Its columns and their types, as the schema has them.
+    #[cfg(test)]
+    pub(super) fn described(&self) -> std::collections::BTreeSet<(String, String)> {
+        let kind = |kind| match kind {
+            Integer => "bigint",
+            Text => "text",
+            Boolean => "boolean",
+        };
+        self.columns.iter().map(|(name, what)| ((*name).to_owned(), kind(*what).to_owned())).collect()
+    }
+
     fn key_of(&self, row: &Values) -> Values {
         row[..self.keys].to_vec()
     }

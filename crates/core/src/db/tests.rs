@@ -106,3 +106,39 @@ async fn old_data_opens() {
     let rules = namespaces::find(&database, crate::model::OrgId(1), &namespace).await.expect("reads");
     assert_eq!(rules, Some(crate::model::NamespaceRules::plain(namespace)));
 }
+
+/// A column that a migration adds must not be forgotten when data moves.
+#[tokio::test]
+async fn a_move_knows_every_column_of_every_table() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let sqlite = reader(&sqlite_in(folder.path()).await);
+    let postgres = postgres().await;
+    let postgres = match &*postgres.engine() {
+        Engine::Postgres(postgres) => postgres.pool().clone(),
+        Engine::Sqlite(_) => panic!("this is SQLite"),
+    };
+    let in_sqlite: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT t.name, c.name, LOWER(c.type) FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' \
+         AND t.name NOT LIKE 'sqlite_%'",
+    )
+    .fetch_all(&sqlite)
+    .await
+    .expect("schema");
+    let in_postgres: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT CAST(table_name AS TEXT), CAST(column_name AS TEXT), CAST(data_type AS TEXT) FROM information_schema.columns \
+         WHERE table_schema = 'public'",
+    )
+    .fetch_all(&postgres)
+    .await
+    .expect("schema");
+    // What belongs to a cluster and not to its data, and renderings, which are made again.
+    let stays = ["leases", "moves", "nodes", "variants", "_sqlx_migrations"];
+    for schema in [in_sqlite, in_postgres] {
+        let mut tables: std::collections::BTreeMap<String, std::collections::BTreeSet<(String, String)>> = Default::default();
+        for (table, column, kind) in schema.into_iter().filter(|(table, ..)| !stays.contains(&table.as_str())) {
+            tables.entry(table).or_default().insert((column, kind));
+        }
+        let known = copying::TABLES.iter().map(|table| (table.name.to_owned(), table.described())).collect();
+        assert_eq!(tables, known);
+    }
+}
