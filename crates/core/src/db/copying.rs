@@ -204,7 +204,7 @@ impl Table {
 
     /// Its columns and their types, as the schema has them.
     #[cfg(test)]
-    pub(super) fn described(&self) -> std::collections::BTreeSet<(String, String)> {
+    pub(super) fn described(&self) -> BTreeSet<(String, String)> {
         let kind = |kind| match kind {
             Integer => "bigint",
             Text => "text",
