@@ -1,9 +1,10 @@
 //! The documents match the code. `UPDATE_DOCS=1 cargo test -p imagewell docs::` writes the generated ones anew.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use imagewell::config;
+use imagewell::config::{self, Settings, environment_name};
 use imagewell::router::openapi_json;
 
 use crate::app::{Answer, TestApp};
@@ -48,4 +49,54 @@ async fn router_and_reference_name_the_same_routes() {
             assert_ne!(answer.status.as_u16(), 405, "{method} {path}");
         }
     }
+}
+
+/// Words of the documents and examples of operating that begin like this.
+fn words<'t>(text: &'t str, begin: &str) -> Vec<&'t str> {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    text.split(|character| !is_part(character)).filter(|word| word.starts_with(begin)).collect()
+}
+
+#[test]
+fn what_operators_are_told_exists() {
+    let read = |name: &str| std::fs::read_to_string(document(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let text = read("docs/operating.md");
+    let deployed = ["compose.yaml", "imagewell.service", "imagewell.toml"].map(|name| read(&format!("deploy/{name}"))).concat();
+    let entries = Settings::entries();
+    let variables: BTreeSet<String> = entries.iter().map(|entry| environment_name(&entry.key)).collect();
+    let mut named = 0;
+    for word in words(&text, "IMAGEWELL_").into_iter().chain(words(&deployed, "IMAGEWELL_")) {
+        assert!(variables.contains(word) || variables.contains(word.trim_end_matches("_FILE")), "there is no {word}");
+        named += 1;
+    }
+    let sections: BTreeSet<&str> = entries.iter().filter_map(|entry| Some(entry.key.split_once('.')?.0)).collect();
+    for quoted in text.split('`').skip(1).step_by(2) {
+        if quoted.split_once('.').is_some_and(|(section, name)| sections.contains(section) && !name.contains(' ')) {
+            assert!(entries.iter().any(|entry| entry.key == quoted), "there is no setting {quoted}");
+            named += 1;
+        }
+    }
+    assert!(named > 40, "only {named} settings are named");
+    let mut settings = Settings::default();
+    settings.read_file(&document("deploy/imagewell.toml")).expect("every line is a setting");
+
+    let sources: String = ["crates/core/src", "crates/server/src"].iter().map(|folder| code_below(&document(folder))).collect();
+    for metric in words(&text, "imagewell_") {
+        assert!(
+            metric.starts_with("imagewell_core") || sources.contains(&format!("\"{metric}\"")),
+            "there is no metric {metric}"
+        );
+    }
+    let file = document("deploy/nginx.conf").canonicalize().expect("exists");
+    let checked =
+        Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin nginx -t -c \"$0\" 2>&1"]).arg(file).output().expect("runs");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(said.contains("syntax is ok"), "{said}");
+}
+
+fn code_below(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).expect("folder").flatten().map(|entry| entry.path());
+    entries
+        .map(|path| if path.is_dir() { code_below(&path) } else { std::fs::read_to_string(path).unwrap_or_default() })
+        .collect()
 }
