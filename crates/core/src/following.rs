@@ -66,14 +66,17 @@ enum Gate {
 
 /// Until dropped.
 pub(crate) async fn run(app: Arc<App>) {
-    let (mut gate, mut said) = (Gate::Open, None::<(Instant, bool)>);
+    let (mut gate, mut said, mut state) = (Gate::Open, None::<(Instant, bool)>, None);
     loop {
-        let state = moves::find(&app.database, Side::Source).await.unwrap_or_default();
+        // While the database is away, what it said last goes on.
+        if let Ok(found) = moves::find(&app.database, Side::Source).await {
+            state = found;
+        }
         gate = next(&app, gate, state.as_ref()).await;
         let waits = matches!(gate, Gate::Shut(_));
         if waits && state.as_ref().is_some_and(|state| state.stage == Stage::Moved) {
             go_on_elsewhere(&app).await;
-            (gate, said) = (Gate::Open, None);
+            (gate, said, state) = (Gate::Open, None, None);
             continue;
         }
         let due = said.is_none_or(|(when, said)| when.elapsed() > SAID_EVERY || said != waits);

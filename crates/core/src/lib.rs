@@ -8,6 +8,7 @@ pub mod accounts;
 mod admission;
 pub mod app;
 pub mod avatars;
+mod background;
 mod changes;
 mod db;
 pub mod durable;

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use sqlx::FromRow;
 
-use super::query::{Query, query, statements};
+use super::query::{On, Query, query, statements};
 use super::{Connection, Database};
 use crate::Error;
 use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, Timestamp};
@@ -152,7 +152,7 @@ pub(crate) async fn insert_outside_account(connection: &mut Connection, org: Org
 }
 
 pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
-    query(GENERATION).fetch_value(database).await
+    query(GENERATION).fetch_value(On::Upkeep(database)).await
 }
 
 /// Whether an org's uploads may be SVG.

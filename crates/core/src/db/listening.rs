@@ -53,7 +53,7 @@ impl Hearing {
         loop {
             if let Engine::Postgres(postgres) = &*database.engine()
                 && postgres.notifies()
-                && let Err(error) = self.listen_on(postgres.pool(), database).await
+                && let Err(error) = self.listen_on(postgres.upkeep(), database).await
             {
                 tracing::debug!(%error, "listening for changes ended");
             }

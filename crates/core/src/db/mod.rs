@@ -247,7 +247,7 @@ impl Database {
     pub async fn close(&self) {
         match &*self.engine() {
             Engine::Sqlite(sqlite) => sqlite.close().await,
-            Engine::Postgres(postgres) => postgres.pool().close().await,
+            Engine::Postgres(postgres) => postgres.close().await,
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::changes::Announcer;
 pub(super) const CHANNEL: &str = "imagewell";
 /// Bytes of one notification; PostgreSQL takes less than 8000.
 const NOTIFICATION_BYTES_MAX: usize = 7000;
+/// Connections that listen, count and ask whether the database is there.
+const UPKEEP: u32 = 3;
 /// A connection that rested for longer is asked whether it is still there.
 const RESTED: Duration = Duration::from_secs(1);
 /// Before the second try; each later one waits twice as long.
@@ -45,6 +47,8 @@ pub struct Patience {
 #[derive(Debug)]
 pub(super) struct Postgres {
     pool: PgPool,
+    /// A few connections that requests can't keep busy: a node that is at its limit must not take itself for cut off.
+    upkeep: PgPool,
     patience: Patience,
     announcer: Announcer,
     /// Whether the engine has NOTIFY.
@@ -66,24 +70,36 @@ impl Postgres {
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();
         let _ = connection.close().await;
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max)
-            .acquire_timeout(patience.wait_max)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for < RESTED {
-                        return Ok(true);
-                    }
-                    Ok(matches!(tokio::time::timeout(RESTED, connection.ping()).await, Ok(Ok(()))))
+        let pool = |connections_max| {
+            PgPoolOptions::new()
+                .max_connections(connections_max)
+                .acquire_timeout(patience.wait_max)
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for < RESTED {
+                            return Ok(true);
+                        }
+                        Ok(matches!(tokio::time::timeout(RESTED, connection.ping()).await, Ok(Ok(()))))
+                    })
                 })
-            })
-            .connect_lazy_with(options);
-        Ok(Self { pool, patience, announcer, notifies: AtomicBool::new(notifies) })
+                .connect_lazy_with(options.clone())
+        };
+        let (pool, upkeep) = (pool(connections_max.saturating_sub(UPKEEP).max(1)), pool(UPKEEP));
+        Ok(Self { pool, upkeep, patience, announcer, notifies: AtomicBool::new(notifies) })
     }
 
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// For listening, which takes a connection for good.
+    pub(super) fn upkeep(&self) -> &PgPool {
+        &self.upkeep
+    }
+
+    pub(super) async fn close(&self) {
+        tokio::join!(self.pool.close(), self.upkeep.close());
     }
 
     /// Whether the engine tells nodes of each other's changes.
@@ -94,12 +110,13 @@ impl Postgres {
     /// Runs a read, again if the database was away.
     pub(super) async fn read<T: Send>(
         &self,
+        upkeep: bool,
         mut attempt: impl for<'c> FnMut(&'c mut PgConnection) -> Attempt<'c, T>,
     ) -> Result<T, Error> {
         let mut tries = Tries::new(self.patience.wait_max);
         loop {
             let once = async {
-                let mut connection = Lent::of(&self.pool).await?;
+                let mut connection = Lent::of(if upkeep { &self.upkeep } else { &self.pool }).await?;
                 let read = attempt(&mut connection).await;
                 connection.settle(&read);
                 read
@@ -172,7 +189,7 @@ impl Postgres {
     /// Says something to all nodes that listen.
     pub(super) async fn tell(&self, text: &str) -> Result<(), Error> {
         let told = async {
-            let mut connection = Lent::of(&self.pool).await?;
+            let mut connection = Lent::of(&self.upkeep).await?;
             let told = notify(&mut connection, text).await;
             connection.settle(&told);
             told
@@ -186,7 +203,7 @@ impl Postgres {
     /// A trivial read, once.
     pub(super) async fn ping(&self) -> Result<(), Error> {
         let ping = async {
-            let mut connection = Lent::of(&self.pool).await?;
+            let mut connection = Lent::of(&self.upkeep).await?;
             let done = connection.execute("SELECT 1").await.map(|_| ());
             connection.settle(&done);
             done

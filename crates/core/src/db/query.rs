@@ -101,9 +101,10 @@ pub(super) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow
 
 impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin + 'static {}
 
-/// Where a statement runs: on any connection that reads, or inside a write.
+/// Where a statement runs: on any connection that reads, on one that requests can't keep busy, or inside a write.
 pub(super) enum On<'c> {
     Reading(&'c Database),
+    Upkeep(&'c Database),
     Writing(&'c mut Connection),
 }
 
@@ -155,7 +156,7 @@ pub(super) fn query<'v>(sql: Sql) -> Query<'v> {
 macro_rules! fetch {
     ($query:ident, $on:ident, $R:ty, $method:ident) => {
         match $on.into() {
-            On::Reading(database) => match &*database.engine() {
+            on @ (On::Reading(database) | On::Upkeep(database)) => match &*database.engine() {
                 Engine::Sqlite(sqlite) => {
                     let statement = sqlx::query_as_with::<_, $R, _>($query.sql.sqlite, arguments::<Sqlite>(&$query.values));
                     statement.$method(sqlite.reader()).await.map_err(|error| read_failed(&error))
@@ -163,7 +164,8 @@ macro_rules! fetch {
                 Engine::Postgres(postgres) => {
                     let statement =
                         || sqlx::query_as_with::<_, $R, _>($query.sql.postgres, arguments::<Postgres>(&$query.values));
-                    postgres.read(|connection| Box::pin(statement().$method(connection))).await
+                    let upkeep = matches!(on, On::Upkeep(_));
+                    postgres.read(upkeep, |connection| Box::pin(statement().$method(connection))).await
                 }
             },
             On::Writing(connection) => match &mut connection.link {

@@ -207,7 +207,7 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.storage.part_bytes < 5 * 1024 * 1024, "storage.part_bytes: at least 5242880, as S3 has it");
     fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
     fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
-    fault(settings.database.connections_max.get() < 2, "database.connections_max: at least 2");
+    fault(settings.database.connections_max.get() < 5, "database.connections_max: at least 5");
     fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
     let link_ttl_max = imagewell_core::keys::LINK_TTL_MAX.as_secs();
     fault(
@@ -291,5 +291,26 @@ mod tests {
         assert_eq!(settings.service.listen.port(), 3);
         assert_eq!(settings.service.log, "debug");
         assert_eq!(settings.images.frames_max, 7);
+    }
+
+    #[test]
+    fn places_are_understood_and_passwords_are_not_shown() {
+        for good in ["sqlite:///var/lib/a.db", "sqlite://a.db", "postgres://u:p@h/d", "postgresql://h/d?sslmode=require"] {
+            assert!(DatabaseUrl::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["sqlite://", "mysql://h/d", "/var/lib/a.db", "postgres//h"] {
+            assert!(DatabaseUrl::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["file:///srv/images", "s3://images", "s3://images/", "gs://images", "az://images"] {
+            assert!(StorageUrl::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["file://", "s3://", "s3://images/folder", "http://images", "images"] {
+            assert!(StorageUrl::parse(bad).is_err(), "{bad}");
+        }
+        let url = DatabaseUrl::parse("postgres://ada:secret@db:5433/images").expect("valid");
+        assert_eq!(
+            (url.show().as_str(), url.text().as_str()),
+            ("postgres://ada:…@db:5433/images", "postgres://ada:secret@db:5433/images")
+        );
     }
 }

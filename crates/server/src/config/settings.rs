@@ -216,7 +216,7 @@ settings! {
     database: DatabaseSettings {
         /// Connections that read an SQLite file.
         readers_max: NonZeroU32 = "4";
-        /// Connections of one node to PostgreSQL, one of which listens for changes that other nodes make.
+        /// Connections of one node to PostgreSQL. Three of them are kept for listening to other nodes and for readiness. At least 5.
         connections_max: NonZeroU32 = "16";
         /// Seconds that a request waits for PostgreSQL to come back, or for a connection to be free.
         wait_seconds_max: u64 = "5";

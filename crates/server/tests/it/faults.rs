@@ -178,3 +178,31 @@ async fn whatever_breaks_off_what_was_acknowledged_is_there() {
     let checked = verify::run(&app.service.app, |_| {}).await.expect("reads");
     assert!(checked.broken.is_empty() && checked.versions >= kept.len() as u64, "{checked:?}");
 }
+
+/// PostgreSQL's own words for a full disk, a deadlock and a serialisation failure, said by a trigger: disks of tests don't get full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_full_or_in_contention_says_so_and_keeps_nothing() {
+    let app = TestApp::on(Data::outgrown(), &[]).await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let kept = send(&ada, &token, &png(8, 8, 1)).await.uuid();
+    let before = app.stored().await;
+    let pool = sqlx::PgPool::connect(app.data().database_url()).await.expect("database");
+    for (code, status) in [("53100", 507), ("40P01", 503), ("40001", 503)] {
+        for sql in [
+            format!(
+                "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{code}'; END$$"
+            ),
+            "CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON versions FOR EACH ROW EXECUTE FUNCTION fail()".to_owned(),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.expect("a trigger");
+        }
+        assert_eq!(send(&ada, &token, &png(8, 8, 2)).await.status.as_u16(), status, "{code}");
+        assert_eq!(ada.read(&kept).await.status.as_u16(), 200, "{code}: reads go on");
+        assert_eq!(app.stored().await, before, "{code}");
+    }
+    sqlx::query("DROP TRIGGER fail ON versions").execute(&pool).await.expect("drops");
+    send(&ada, &token, &png(8, 8, 2)).await.uuid();
+    pool.close().await;
+}

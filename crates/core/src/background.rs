@@ -1,0 +1,116 @@
+//! What a serving process does by itself, once a second, a minute and an hour.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::changes::Change;
+use crate::{following, looks, sweep, variant};
+
+/// Seconds between two looks for temporary images whose time is over; there is an index for it.
+const TICKETS_SWEPT_EVERY: u64 = 10;
+/// Seconds between two looks at what renderings were used and how much they take.
+const VARIANTS_TENDED_EVERY: u64 = 5;
+
+/// Seconds between two looks for images that another node, now dead, has left unseen.
+const LOOKED_FOR_EVERY: u64 = 60;
+/// How often a node asks whether a sweep is due in the cluster.
+const SWEEP_ASKED_FOR_EVERY: Duration = Duration::from_secs(60);
+/// For reading rights again, and for a word to the others. With the silence that is borne, it stays below five seconds in all.
+const KEEPING_UP_MAX: Duration = Duration::from_secs(2);
+
+/// A worker that waits for longer ends.
+const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
+
+impl App {
+    /// Does what must be done once a second, a minute and an hour, until dropped.
+    pub async fn run_in_background(self: Arc<Self>) {
+        let mut parts = JoinSet::new();
+        parts.spawn(Arc::clone(&self).keep_up_with_others());
+        parts.spawn(Arc::clone(&self).listen());
+        parts.spawn(following::run(Arc::clone(&self)));
+        parts.spawn(self.tidy());
+        while parts.join_next().await.is_some() {}
+    }
+
+    async fn listen(self: Arc<Self>) {
+        self.hearing.listen(&self.database).await;
+    }
+
+    /// Sees to it that what is held in memory is never older than a few seconds. It waits for nothing else.
+    async fn keep_up_with_others(self: Arc<Self>) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut was_sharp = false;
+        loop {
+            seconds.tick().await;
+            let (refreshed, said) = tokio::join!(
+                tokio::time::timeout(KEEPING_UP_MAX, self.refresh_rights()),
+                tokio::time::timeout(KEEPING_UP_MAX, self.hearing.say(&self.database))
+            );
+            if !matches!(refreshed, Ok(Ok(()))) {
+                tracing::warn!("rights could not be read again: what was known of them is not trusted");
+                self.forget(Change::Everything);
+                self.accounts.forget_rights();
+                self.namespaces.clear();
+                self.presets.clear();
+            }
+            if !self.database.is_shared() {
+                continue;
+            }
+            let sharp = matches!(said, Ok(Ok(()))) && self.hearing.is_sharp();
+            if !sharp || !was_sharp {
+                self.forget(Change::Everything);
+            }
+            if sharp != was_sharp {
+                tracing::info!(sharp, "hearing what other nodes change; without that, records are held for a second at most");
+                metrics::gauge!("imagewell_hears_other_nodes").set(if sharp { 1.0 } else { 0.0 });
+            }
+            was_sharp = sharp;
+        }
+    }
+
+    async fn tidy(self: Arc<Self>) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next_sweep = tokio::time::Instant::now();
+        let mut ticks = 0_u64;
+        loop {
+            seconds.tick().await;
+            ticks += 1;
+            if ticks.is_multiple_of(LOOKED_FOR_EVERY) {
+                // What another node has left.
+                self.looks.wake();
+            }
+            looks::go_on(&self);
+            if ticks.is_multiple_of(VARIANTS_TENDED_EVERY)
+                && let Err(error) = variant::tend(&self).await
+            {
+                tracing::warn!(%error, "renderings could not be tended; it is tried again");
+            }
+            if ticks.is_multiple_of(TICKETS_SWEPT_EVERY)
+                && let Err(error) = sweep::remove_expired(&self).await
+            {
+                tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
+            }
+            if ticks.is_multiple_of(60) {
+                self.accounts.forget_old_attempts();
+                self.workers.end_idle(WORKERS_IDLE_MAX);
+            }
+            if tokio::time::Instant::now() >= next_sweep {
+                let interval = self.options.sweep.interval;
+                // Where another node may be at it, and die, it is asked again sooner.
+                let again = if self.database.is_shared() { interval.min(SWEEP_ASKED_FOR_EVERY) } else { interval };
+                next_sweep = tokio::time::Instant::now() + again;
+                let app = Arc::clone(&self);
+                tokio::spawn(async move {
+                    if let Err(error) = sweep::run_if_due(&app).await {
+                        tracing::warn!(%error, "sweeping failed; it is tried again later");
+                    }
+                });
+            }
+        }
+    }
+}
