@@ -43,7 +43,7 @@ impl App {
     async fn keep_up_with_others(self: Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut was_sharp = false;
+        let mut sharp_for = 0_u32;
         loop {
             seconds.tick().await;
             let (refreshed, said) = tokio::join!(
@@ -61,14 +61,15 @@ impl App {
                 continue;
             }
             let sharp = matches!(said, Ok(Ok(()))) && self.hearing.is_sharp();
-            if !sharp || !was_sharp {
+            // Once more after that: what was being read when it began to hear may be older.
+            if !sharp || sharp_for < 2 {
                 self.forget(Change::Everything);
             }
-            if sharp != was_sharp {
+            if sharp != (sharp_for > 0) {
                 tracing::info!(sharp, "hearing what other nodes change; without that, records are held for a second at most");
                 metrics::gauge!("imagewell_hears_other_nodes").set(if sharp { 1.0 } else { 0.0 });
             }
-            was_sharp = sharp;
+            sharp_for = if sharp { sharp_for.saturating_add(1) } else { 0 };
         }
     }
 

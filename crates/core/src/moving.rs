@@ -35,6 +35,8 @@ const SHORT: Duration = Duration::from_secs(2);
 const ROUNDS_MAX: u32 = 10;
 /// A node that wasn't seen for longer is gone.
 pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(15);
+/// For the last two steps, a second apart.
+const CONCLUDED_TRIES_MAX: u32 = 60;
 /// For all nodes to hold back writes.
 const NODES_MAX: Duration = Duration::from_secs(40);
 /// For the whole time that writes wait; nodes go on with the source after that.
@@ -128,7 +130,14 @@ impl Move {
         let state = state(&source, &target).await?;
         let report = Box::new(report);
         let summary = Summary::default();
-        Ok(Self { plan, source, target, from, to, state, begun: Instant::now(), summary, blobs_in_all: 0, report })
+        let is_live = moves::find(&target, Side::Target).await?.is_some_and(|there| there.stage == Stage::Live);
+        let mut opened = Self { plan, source, target, from, to, state, begun: Instant::now(), summary, blobs_in_all: 0, report };
+        if is_live {
+            // It was cut off between the last two steps.
+            opened.conclude().await?;
+            return Err(Error::invalid("the data has moved: only the source had not been told yet, and now it knows"));
+        }
+        Ok(opened)
     }
 
     /// Copies everything up to the point where writes have to wait for the rest.
@@ -164,39 +173,51 @@ impl Move {
         let begun = Instant::now();
         self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
-        match self.finish(hand_over).await {
-            Ok(()) => {
-                (self.report)(Progress::Moved(begun.elapsed()));
-                self.target.close().await;
-                Ok(self.summary)
-            }
-            Err(error) => {
-                self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
-                self.note(Stage::Copying).await?;
-                Err(error)
-            }
+        if let Err(error) = self.prepare(hand_over).await {
+            self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
+            self.note(Stage::Copying).await?;
+            return Err(error);
         }
+        self.conclude().await?;
+        (self.report)(Progress::Moved(begun.elapsed()));
+        self.target.close().await;
+        Ok(self.summary)
     }
 
-    async fn finish(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    /// All that can be taken back.
+    async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         self.summary.nodes = self.wait_for_nodes().await?;
         self.write_source(|connection| Box::pin(copying::refuse_changes(connection))).await?;
         while self.round().await? > 0 {}
         self.count().await?;
-        hand_over()?;
+        hand_over()
+    }
+
+    /// Makes the target the truth, and then tells the source. From the first try on nobody may assume that it has failed, so nothing is taken
+    /// back, and the source goes on refusing changes until it is told.
+    async fn conclude(&mut self) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            match self.conclude_once().await {
+                Err(error) if tries < CONCLUDED_TRIES_MAX => {
+                    tries += 1;
+                    tracing::warn!(%error, "making the target the truth is tried again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                concluded => return concluded,
+            }
+        }
+    }
+
+    async fn conclude_once(&mut self) -> Result<(), Error> {
         let live = MoveState { stage: Stage::Live, ..self.state.clone() };
-        self.target
-            .write_past_gate(
-                None,
-                move |connection| {
-                    Box::pin(async move {
-                        copying::raise_generation(connection).await?;
-                        moves::put(connection, Side::Target, &live).await
-                    })
-                },
-                Refusal::Expected,
-            )
-            .await?;
+        self.write_target(move |connection| {
+            Box::pin(async move {
+                copying::raise_generation(connection).await?;
+                moves::put(connection, Side::Target, &live).await
+            })
+        })
+        .await?;
         self.note(Stage::Moved).await?;
         // The refusing triggers stay, and with them nothing can be lost that comes late.
         self.write_source(|connection| Box::pin(copying::stop_noting(connection))).await
@@ -209,7 +230,7 @@ impl Move {
             // A service on SQLite says that it is there only while it sees that a move is on.
             let asked_for = begun.elapsed() > Duration::from_millis(2500);
             let nodes = moves::nodes(&self.source, Timestamp::now().minus(SEEN_WITHIN)).await?;
-            if asked_for && nodes.iter().all(|(_, waits)| *waits) {
+            if (asked_for || !nodes.is_empty()) && nodes.iter().all(|(_, waits)| *waits) {
                 return Ok(nodes.len());
             }
             if begun.elapsed() > NODES_MAX {
@@ -370,7 +391,7 @@ async fn state(source: &Database, target: &Database) -> Result<MoveState, Error>
         (Some(here), _) if here.stage == Stage::Moved => {
             Err(Error::invalid("the source has moved already: database_url and storage_url must name where it is now"))
         }
-        (Some(here), Some(there)) if here.id == there.id && there.stage == Stage::Copying => Ok(here),
+        (Some(here), Some(there)) if here.id == there.id => Ok(here),
         (Some(_), _) => Err(Error::invalid(
             "the source is being moved to another database: finish that, or cancel it with `imagewell migrate --cancel`",
         )),
@@ -392,8 +413,14 @@ async fn state(source: &Database, target: &Database) -> Result<MoveState, Error>
 /// [`Error::Invalid`] when it has moved already.
 pub async fn cancel(place: &db::Place) -> Result<(), Error> {
     let source = Database::open(place, Arc::default()).await?;
-    if moves::find(&source, Side::Source).await?.is_some_and(|state| state.stage == Stage::Moved) {
-        return Err(Error::invalid("the data has moved already, and what came in since then is there"));
+    match moves::find(&source, Side::Source).await?.map(|state| state.stage) {
+        Some(Stage::Moved) => return Err(Error::invalid("the data has moved already, and what came in since then is there")),
+        Some(Stage::Waiting) => {
+            return Err(Error::invalid(
+                "it was cut off while writes waited, and the target may be in use: the command that began it finds out, and goes on or takes it back",
+            ));
+        }
+        _ => {}
     }
     source.write_past_gate(None, |connection| Box::pin(undo(connection)), Refusal::Expected).await?;
     source.close().await;

@@ -8,6 +8,8 @@ use std::sync::{Mutex, OnceLock};
 /// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root.
 const START: &str = r#"
 set -e
+# What ends the tests must not keep it from tidying up.
+trap '' HUP INT TERM
 bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
 dir=$(mktemp -d /tmp/imagewell-postgres.XXXXXX)
 as=

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -30,21 +31,22 @@ pub struct Bucket {
 struct Server {
     address: SocketAddr,
     root: PathBuf,
-    // Removed by the system's own cleaning when the process ends without.
-    _folder: tempfile::TempDir,
+    /// The end of its input is this process's; then it removes the folder.
+    _shell: Child,
 }
 
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let folder = tempfile::Builder::new().prefix("imagewell-s3-").tempdir().expect("temporary folder");
-        let root = folder.path().to_owned();
+        let root = tempfile::Builder::new().prefix("imagewell-s3-").tempdir().expect("temporary folder").keep();
+        let tidy = "trap '' HUP INT TERM; cat; rm -rf \"$0\"";
+        let shell = Command::new("sh").args(["-c", tidy]).arg(&root).stdin(Stdio::piped()).spawn().expect("a shell starts");
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         listener.set_nonblocking(true).expect("sets");
         let address = listener.local_addr().expect("address");
         let files = s3s_fs::FileSystem::new(&root).expect("opens");
         std::thread::spawn(move || serve(listener, files));
-        Server { address, root, _folder: folder }
+        Server { address, root, _shell: shell }
     })
 }
 

@@ -7,7 +7,7 @@ pub use machines::OutsideCaller;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -61,6 +61,8 @@ pub struct Accounts {
     sessions: Cache<SessionTokenHash, Arc<LiveSession>>,
     machines: machines::Cached,
     generation: AtomicI64,
+    /// Counts what was heard of sessions that have ended: one that was being read meanwhile may be among them.
+    ended: AtomicU64,
 }
 
 impl Accounts {
@@ -81,6 +83,7 @@ impl Accounts {
             sessions: Cache::new(SESSIONS_CACHED_MAX),
             machines: machines::Cached::new()?,
             generation: AtomicI64::new(-1),
+            ended: AtomicU64::new(0),
         })
     }
 
@@ -199,7 +202,7 @@ impl Accounts {
     }
 
     async fn load(&self, hash: SessionTokenHash) -> Result<Option<Arc<LiveSession>>, Error> {
-        let generation = self.generation();
+        let (generation, ended) = (self.generation(), self.ended.load(Ordering::SeqCst));
         let Some(session) = db::sessions::find(&self.database, hash).await? else { return Ok(None) };
         let Some(actor) = db::accounts::actor(&self.database, session.account).await? else { return Ok(None) };
         let live = Arc::new(LiveSession {
@@ -208,8 +211,8 @@ impl Accounts {
             expires: session.expires,
         });
         self.sessions.insert(hash, Arc::clone(&live));
-        if self.generation() != generation {
-            // Rights changed while they were being read: the next use reads them again.
+        if self.generation() != generation || self.ended.load(Ordering::SeqCst) != ended {
+            // Rights changed, or a session ended, while this one was being read: the next use reads it again.
             self.sessions.remove(&hash);
         }
         Ok(Some(live))
@@ -269,6 +272,9 @@ impl Accounts {
 
     /// Forgets what is held in memory of what has changed.
     pub(crate) fn forget(&self, change: Change) {
+        if !matches!(change, Change::Image(_)) {
+            self.ended.fetch_add(1, Ordering::SeqCst);
+        }
         match change {
             Change::Session(hash) => {
                 self.sessions.remove(&hash);

@@ -5,7 +5,6 @@
 
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -52,7 +51,7 @@ pub(super) struct Postgres {
     patience: Patience,
     announcer: Announcer,
     /// Whether the engine has NOTIFY.
-    notifies: AtomicBool,
+    notifies: bool,
 }
 
 impl Postgres {
@@ -86,7 +85,7 @@ impl Postgres {
                 .connect_lazy_with(options.clone())
         };
         let (pool, upkeep) = (pool(connections_max.saturating_sub(UPKEEP).max(1)), pool(UPKEEP));
-        Ok(Self { pool, upkeep, patience, announcer, notifies: AtomicBool::new(notifies) })
+        Ok(Self { pool, upkeep, patience, announcer, notifies })
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -104,7 +103,7 @@ impl Postgres {
 
     /// Whether the engine tells nodes of each other's changes.
     pub(super) fn notifies(&self) -> bool {
-        self.notifies.load(Ordering::Relaxed)
+        self.notifies
     }
 
     /// Runs a read, again if the database was away.

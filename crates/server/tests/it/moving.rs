@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,12 +61,18 @@ async fn finish(lanes: Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>>) -
     all
 }
 
-/// `imagewell migrate` with the settings of a bucket, to its end.
-async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String {
+/// `imagewell migrate` with the settings of a bucket.
+fn migration(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> Command {
     let mut command = imagewell(data, &[&["migrate"], arguments].concat());
     for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| key.starts_with("storage.")) {
         command.env(environment_name(key), value);
     }
+    command
+}
+
+/// The same, to its end.
+async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String {
+    let mut command = migration(data, outgrown, arguments);
     let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().expect("runs")).await.expect("ends");
     assert!(output.status.success(), "{}", text(&output));
     text(&output)
@@ -161,10 +167,7 @@ async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trac
     let outgrown = Outgrown::new();
     let bucket = outgrown.settings()[1].1.clone();
     let to = ["--to-database", outgrown.database_url(), "--to-storage", &bucket];
-    let mut command = imagewell(&data, &[&["migrate"], &to[..], &["--bytes-per-second-max", "3000000"]].concat());
-    for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| key.starts_with("storage.")) {
-        command.env(environment_name(key), value);
-    }
+    let mut command = migration(&data, &outgrown, &[&to[..], &["--bytes-per-second-max", "3000000"]].concat());
     let mut cut_off = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
     let objects = || walkdir(outgrown.blobs());
     while objects() < 100 {
@@ -209,6 +212,18 @@ async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trac
     let bucket = outgrown.settings()[1].1.clone();
     migrate(&data, &outgrown, &["--to-database", outgrown.database_url(), "--to-storage", &bucket, "--copy-only"]).await;
     assert_ne!(schema(&data).await, before);
+    // As if it had been killed after the target was made the truth, and before the source was told.
+    let (half, told) = (folder.path().join("half"), Outgrown::new());
+    stay_on_disk(&half);
+    provision(&half);
+    let to = ["--to-database", told.database_url(), "--to-storage", &told.settings()[1].1];
+    migrate(&half, &told, &[&to[..], &["--copy-only"]].concat()).await;
+    let live = sqlx::PgPool::connect(told.database_url()).await.expect("database");
+    sqlx::query("UPDATE moves SET state = 'live' WHERE side = 'target'").execute(&live).await.expect("updates");
+    let again = migration(&half, &told, &to).output().expect("runs");
+    assert!(!again.status.success() && text(&again).contains("now it knows"), "{}", text(&again));
+    assert!(text(&run(&half, &["serve"])).contains("has moved"));
+
     let cancelled = run(&data, &["migrate", "--cancel"]);
     assert!(cancelled.status.success(), "{}", text(&cancelled));
     assert_eq!(schema(&data).await, before);
