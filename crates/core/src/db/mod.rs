@@ -197,21 +197,17 @@ impl Database {
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let engine = self.engine();
-        let write = async move {
-            match &*engine {
-                Engine::Postgres(postgres) => {
-                    let written = postgres.write(work).await;
-                    drop(open);
-                    written
-                }
-                Engine::Sqlite(sqlite) => sqlite.writer.write(open, work, refusal).await,
-            }
-        };
-        if self.is_shared() {
-            // It ends although its caller may stop waiting, as the queue of SQLite does it.
-            return tokio::spawn(write).await.map_err(|error| Error::internal("writing the database", &error))?;
+        if let Engine::Sqlite(sqlite) = &*engine {
+            return sqlite.writer.write(open, work, refusal).await;
         }
-        write.await
+        // It ends although its caller may stop waiting, as the queue of SQLite does it.
+        let write = tokio::spawn(async move {
+            let Engine::Postgres(postgres) = &*engine else { unreachable!("the other engine has returned") };
+            let written = postgres.write(work).await;
+            drop(open);
+            written
+        });
+        write.await.map_err(|error| Error::internal("writing the database", &error))?
     }
 
     /// From now on writes are told to come back.
