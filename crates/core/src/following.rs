@@ -75,8 +75,13 @@ pub(crate) async fn run(app: Arc<App>) {
         gate = next(&app, gate, state.as_ref()).await;
         let waits = matches!(gate, Gate::Shut(_));
         if waits && state.as_ref().is_some_and(|state| state.stage == Stage::Moved) {
-            go_on_elsewhere(&app).await;
+            let follows = go_on_elsewhere(&app).await;
+            // What has waited goes on there, or is told to come back.
             (gate, said, state) = (Gate::Open, None, None);
+            if !follows {
+                app.moved_away.notify_one();
+                return;
+            }
             continue;
         }
         let due = said.is_none_or(|(when, said)| when.elapsed() > SAID_EVERY || said != waits);
@@ -139,9 +144,9 @@ pub(crate) async fn leave(app: &App) {
     }
 }
 
-/// Opens the new database and store in the place of the old ones. Where they aren't known, the process leaves: writes are told to come back,
-/// and whoever starts it again has the new settings.
-async fn go_on_elsewhere(app: &Arc<App>) {
+/// Opens the new database and store in the place of the old ones. False where they aren't known: then the process leaves, writes are told to come
+/// back, and whoever starts it again has the new settings.
+async fn go_on_elsewhere(app: &Arc<App>) -> bool {
     let old = app.database.clone_engine();
     let switched = match app.whither.get().and_then(|Whither(ask)| ask()) {
         None => Err(Error::invalid("nobody has told this process where to")),
@@ -153,8 +158,7 @@ async fn go_on_elsewhere(app: &Arc<App>) {
     if let Err(error) = switched {
         tracing::warn!(%error, "the data has moved: this process ends, to be started with the new database_url and storage_url");
         app.database.refuse_writes();
-        app.moved_away.notify_one();
-        return std::future::pending().await;
+        return false;
     }
     app.forget(Change::Everything);
     if let Err(error) = app.refresh_rights().await {
@@ -167,4 +171,5 @@ async fn go_on_elsewhere(app: &Arc<App>) {
         tokio::time::sleep(OLD_CLOSED_AFTER).await;
         old.close().await;
     });
+    true
 }

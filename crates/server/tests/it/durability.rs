@@ -239,3 +239,41 @@ async fn a_write_that_finds_the_disk_full_is_507_and_leaves_nothing() {
         drop(process);
     }
 }
+
+/// As docs/operating.md has it: the database first, then the blobs, while uploads go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_taken_while_the_service_ran_can_be_restored() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (data, restored) = (folder.path().join("data"), folder.path().join("restored"));
+    for data in [&data, &restored] {
+        stay_on_disk(data);
+    }
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    let mut uuids = Vec::new();
+    for salt in 0..10 {
+        uuids.push(ada.upload(png(8, 8, salt)).await.uuid());
+    }
+    let acknowledged = Acknowledged::default();
+    let going_on = upload_until_killed(&process, &acknowledged, 3, Duration::from_millis(1500));
+    let backing_up = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        std::fs::create_dir(&restored).expect("makes");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("imagewell.db"));
+        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+        let copy = format!("VACUUM INTO '{}'", restored.join("imagewell.db").display());
+        sqlx::query(sqlx::AssertSqlSafe(copy)).execute(&pool).await.expect("copies");
+        pool.close().await;
+        let copied = Command::new("cp").arg("-r").arg(data.join("blobs")).arg(&restored).status().expect("runs");
+        assert!(copied.success());
+    };
+    tokio::join!(going_on, backing_up);
+    let checked = run(&restored, &["check", "--blobs"]);
+    assert!(checked.status.success() && text(&checked).contains("every digest right"), "{}", text(&checked));
+    let process = Process::serve(&restored);
+    let ada = process.actor("ada").await;
+    for (uuid, salt) in uuids.iter().zip(0..) {
+        assert!(ada.read(uuid).await.body == png(8, 8, salt));
+    }
+}

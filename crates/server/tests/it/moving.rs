@@ -11,7 +11,7 @@ use imagewell::config::environment_name;
 
 use crate::app::{APP_KEY, Answer, Outgrown, PERMISSION};
 use crate::fixtures::{multipart, multipart_type, png_of_bytes};
-use crate::process::{Process, imagewell, provision, run, stay_on_disk, text};
+use crate::process::{Process, imagewell, provision, run, share, stay_on_disk, text};
 
 /// Uploads and reads until told to stop; every answer must be good. Gives what was acknowledged.
 fn load(
@@ -151,6 +151,29 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     }
     let checked = run(&back, &["check", "--blobs"]);
     assert!(checked.status.success(), "{}", text(&checked));
+}
+
+/// Of two nodes the one on whose machine the move was made goes on; the other one can't know where to, and ends to be started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_can_not_follow_holds_back_its_writes_and_ends() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+    share(&[&here, &there]);
+    provision(&here);
+    let (follows, mut leaves) = (Process::serve(&here), Process::serve(&there));
+    let ada = follows.actor("ada").await;
+    let uuid = ada.at_node(&leaves.url).upload(png_of_bytes(5000, 1)).await.uuid();
+    let outgrown = Outgrown::new();
+    let moved =
+        migrate(&here, &outgrown, &["--to-database", outgrown.database_url(), "--to-storage", &outgrown.settings()[1].1]).await;
+    assert!(moved.contains("every digest right"), "{moved}");
+    assert!(leaves.wait(Duration::from_secs(20)).success(), "{}", leaves.log());
+    assert!(leaves.log().contains("this process ends"), "{}", leaves.log());
+    assert!(ada.read(&uuid).await.body == png_of_bytes(5000, 1));
+    ada.upload(png_of_bytes(5000, 2)).await.uuid();
+    let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
+    let (images,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM images").fetch_one(&pool).await.expect("count");
+    assert_eq!(images, 2, "both on the new side");
 }
 
 #[tokio::test(flavor = "multi_thread")]
