@@ -39,7 +39,7 @@ pub fn write(settings: &Settings, data_dir: &Path) -> std::io::Result<()> {
         quoted(&storage.endpoint),
         quoted(&storage.region),
         quoted(&storage.access_key_id),
-        quoted(&storage.secret_access_key),
+        quoted(&storage.secret_access_key.0),
         storage.part_bytes,
     );
     let path = file(data_dir);

@@ -181,7 +181,7 @@ pub fn storage_place(settings: &Settings) -> storage::Place {
             endpoint: storage.endpoint.clone(),
             region: storage.region.clone(),
             access_key_id: storage.access_key_id.clone(),
-            secret_access_key: storage.secret_access_key.clone(),
+            secret_access_key: storage.secret_access_key.0.clone(),
             part_bytes: storage.part_bytes,
             time_max: Duration::from_secs(storage.time_seconds_max),
             retry_max: Duration::from_secs(storage.retry_seconds_max),

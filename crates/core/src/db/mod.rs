@@ -29,6 +29,7 @@ pub(crate) mod tickets;
 pub(crate) mod variants;
 mod writer;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,7 @@ use crate::halt::Halt;
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Which database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Place {
     /// An SQLite file, made when absent.
     File {
@@ -67,6 +68,16 @@ pub enum Place {
         /// How long what may take.
         patience: Patience,
     },
+}
+
+/// Without the password.
+impl fmt::Debug for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, .. } => out.debug_tuple("File").field(file).finish(),
+            Self::Server { .. } => out.debug_struct("Server").finish_non_exhaustive(),
+        }
+    }
 }
 
 /// The database. Cheap to share.

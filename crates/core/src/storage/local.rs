@@ -26,6 +26,7 @@ use crate::spool::Content;
 
 /// What is written, and read from disk, at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+
 /// A folder of blobs. After a failed write or sync it trips the halt.
 #[derive(Debug)]
 pub(super) struct LocalDisk {

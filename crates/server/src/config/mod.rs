@@ -68,6 +68,8 @@ impl Loading {
     fn set(&mut self, key: &str, value: &str, place: &str) {
         match self.settings.set(key, value) {
             Some(Ok(())) => {}
+            // What may hold a password is not said again.
+            Some(Err(hint)) if key == "database_url" => self.faults.push(format!("{place}: {hint}")),
             Some(Err(hint)) => self.faults.push(format!("{place}: {hint}, not {value:?}")),
             None => self.faults.push(format!("{place}: there is no setting {key}{}", suggestion(key))),
         }
@@ -307,6 +309,11 @@ mod tests {
         for bad in ["file://", "s3://", "s3://images/folder", "http://images", "images"] {
             assert!(StorageUrl::parse(bad).is_err(), "{bad}");
         }
+        let mut settings = Settings::default();
+        for (key, value) in [("database_url", "postgres://ada:hidden@db/x"), ("storage.secret_access_key", "hidden")] {
+            settings.set(key, value).expect("is a setting").expect("valid");
+        }
+        assert!(!format!("{settings:?}{:?}", crate::serve::database_place(&settings)).contains("hidden"));
         let url = DatabaseUrl::parse("postgres://ada:secret@db:5433/images").expect("valid");
         assert_eq!(
             (url.show().as_str(), url.text().as_str()),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
+use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, Secret, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
 
 /// One setting, as the reference and the loader see it.
 pub struct Entry {
@@ -199,7 +199,7 @@ settings! {
         /// Access key of an S3 bucket.
         access_key_id: String = "";
         /// Secret key of an S3 bucket. Better in a file that `IMAGEWELL_STORAGE_SECRET_ACCESS_KEY_FILE` names.
-        secret_access_key: String = "";
+        secret_access_key: Secret = "";
         /// Bytes of one part of a larger upload to a bucket, two of which are on their way at once. At least 5242880, as S3 has it.
         part_bytes: usize = "8388608";
         /// Seconds that one request to a bucket may take.
