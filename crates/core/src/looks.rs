@@ -80,7 +80,7 @@ async fn catch_up(app: &App) -> Result<(), Error> {
             if app.uploads.available_permits() < app.options.uploads_concurrent_max {
                 tokio::time::sleep(BESIDE_UPLOADS).await;
             }
-            if app.database.is_shared() && !leases::take(app, lease(&image), LEASE_LASTS).await? {
+            if !leases::take(app, lease(&image), LEASE_LASTS).await? {
                 continue;
             }
             // Whatever comes of it, its row then says that somebody has looked.

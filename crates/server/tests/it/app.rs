@@ -21,6 +21,8 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use tempfile::TempDir;
 
+use crate::fixtures::{multipart, multipart_type};
+
 pub const PERMISSION: &str = "opstool.AB_Crew.view";
 pub const APP_KEY: &str = "opstool";
 pub const PASSWORD: &str = "correct horse";
@@ -395,6 +397,14 @@ impl Actor {
     pub async fn upload(&self, bytes: Vec<u8>) -> Answer {
         let form = Form::new().part("image", Part::bytes(bytes).file_name("a.png"));
         Answer::of(self.change(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/false")).await.multipart(form)).await
+    }
+
+    /// An upload with a token that was asked for before, for many at once.
+    pub fn uploading(&self, token: &str, bytes: &[u8]) -> RequestBuilder {
+        self.post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
+            .header("x-csrf-token", token)
+            .header("content-type", multipart_type())
+            .body(multipart(&[("image", Some("a.png"), bytes)]))
     }
 
     pub async fn read(&self, uuid: &str) -> Answer {

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::app::{APP_KEY, Answer, PERMISSION, image_path};
-use crate::fixtures::{multipart, multipart_type, png, png_of_bytes};
+use crate::app::{Answer, image_path};
+use crate::fixtures::{png, png_of_bytes};
 use crate::process::{Process, blobs, provision, run, stay_on_disk, text};
 
 /// Bytes by uuid, of uploads that were answered with 200.
@@ -24,13 +24,7 @@ async fn upload_until_killed(process: &Process, acknowledged: &Acknowledged, see
                 let salt = seed * 1_000_000 + lane * 10_000 + round;
                 // Small ones, ones beyond the memory bound, and everything between.
                 let bytes = png_of_bytes(2000 + (salt as usize * 7919) % 60_000 + if lane == 0 { 1_200_000 } else { 0 }, salt);
-                let body = multipart(&[("image", Some("a.png"), &bytes)]);
-                let request = ada
-                    .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
-                    .header("x-csrf-token", &token)
-                    .header("content-type", multipart_type())
-                    .body(body);
-                let Ok(response) = request.send().await else { return };
+                let Ok(response) = ada.uploading(&token, &bytes).send().await else { return };
                 if response.status().as_u16() != 200 {
                     return;
                 }
@@ -102,11 +96,7 @@ async fn simultaneous_uploads_share_commits() {
     let token = ada.csrf().await;
     let before =
         (process.metric("imagewell_commit_batch_size_count").await, process.metric("imagewell_commit_batch_size_sum").await);
-    let uploads = (0..200_u64).map(|salt| {
-        let body = multipart(&[("image", Some("a.png"), &png(8, 8, salt))]);
-        let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
-        Answer::of(ada.post(&path).header("x-csrf-token", &token).header("content-type", multipart_type()).body(body))
-    });
+    let uploads = (0..200_u64).map(|salt| Answer::of(ada.uploading(&token, &png(8, 8, salt))));
     for answer in futures_util::future::join_all(uploads).await {
         answer.uuid();
     }
@@ -146,11 +136,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_and_the_process_exits() {
         let kept = ada.upload(png(8, 8, 1)).await.uuid();
         let log = data.join("imagewell.db-wal");
         let mut tracer = fail_syncs(&process, (call != "blobs").then_some(log.as_path()));
-        let uploads = (0..5_u64).map(|salt| {
-            let body = multipart(&[("image", Some("a.png"), &png(8, 8, 100 + salt))]);
-            let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
-            ada.post(&path).header("x-csrf-token", &token).header("content-type", multipart_type()).body(body).send()
-        });
+        let uploads = (0..5_u64).map(|salt| ada.uploading(&token, &png(8, 8, 100 + salt)).send());
         let mut refused = 0;
         for answer in futures_util::future::join_all(uploads).await {
             // Some are told, some find the door closed; nobody gets a 200.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use imagewell_core::verify;
 use imagewell_engines::faults::{Behaviour, Proxy};
 
-use crate::app::{APP_KEY, Actor, Answer, Data, Outgrown, PERMISSION, TestApp};
-use crate::fixtures::{multipart, multipart_type, png, png_of_bytes};
+use crate::app::{Actor, Answer, Data, Outgrown, TestApp};
+use crate::fixtures::{png, png_of_bytes};
 
 /// Patience of a second or two, so that tests see its end.
 const IMPATIENT: [(&str, &str); 6] = [
@@ -28,12 +28,7 @@ async fn behind_proxies(settings: &[(&str, &str)]) -> (TestApp, Proxy, Proxy) {
 }
 
 async fn send(ada: &Actor, token: &str, bytes: &[u8]) -> Answer {
-    let request = ada
-        .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
-        .header("x-csrf-token", token)
-        .header("content-type", multipart_type())
-        .body(multipart(&[("image", Some("a.png"), bytes)]));
-    Answer::of(request).await
+    Answer::of(ada.uploading(token, bytes)).await
 }
 
 async fn ready(app: &TestApp) -> u16 {

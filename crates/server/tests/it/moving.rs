@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use imagewell::config::environment_name;
 
-use crate::app::{APP_KEY, Answer, Outgrown, PERMISSION};
-use crate::fixtures::{multipart, multipart_type, png_of_bytes};
+use crate::app::{Answer, Outgrown};
+use crate::fixtures::png_of_bytes;
 use crate::process::{Process, imagewell, provision, run, share, stay_on_disk, text};
 
 /// Uploads and reads until told to stop; every answer must be good. Gives what was acknowledged.
@@ -32,13 +32,7 @@ fn load(
                 let salt = lane * 100_000 + round;
                 let bytes =
                     png_of_bytes(3000 + (salt as usize * 7919) % 50_000 + if round % 40 == 9 { 1_200_000 } else { 0 }, salt);
-                let body = multipart(&[("image", Some("a.png"), &bytes)]);
-                let request = ada
-                    .post(&format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0"))
-                    .header("x-csrf-token", &token)
-                    .header("content-type", multipart_type())
-                    .body(body);
-                let uuid = Answer::of(request).await.uuid();
+                let uuid = Answer::of(ada.uploading(&token, &bytes)).await.uuid();
                 let before = latest.lock().expect("lock").replace(uuid.clone());
                 if let Some(before) = before {
                     let read = ada.read(&before).await;

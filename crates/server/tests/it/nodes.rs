@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 
-use crate::app::{APP_KEY, Actor, Answer, Data, PERMISSION, TestApp, image_path};
+use crate::app::{Actor, Answer, Data, PASSWORD, PERMISSION, TestApp, image_path};
 use crate::dropbox::stripes;
 use crate::file_service::{FileAnswer as _, Machine, open};
-use crate::fixtures::{multipart, multipart_type, photograph, png, png_of_bytes};
+use crate::fixtures::{photograph, png, png_of_bytes};
 use crate::process::{Process, provision, share};
 
 /// What is promised of changes that one node makes and another one has in memory.
@@ -81,9 +81,16 @@ async fn what_one_node_ends_or_changes_every_node_knows_within_five_seconds() {
     plan.roles[0].actions.retain(|action| action.as_str() != PERMISSION);
     imagewell_core::provision::apply(&first.service.app, plan).await.expect("provisions");
     soon(403, async || there.read(&uuid).await).await;
-    assert_eq!(Answer::of(ada.change("/site/logout").await).await.status, StatusCode::OK);
-    let token_of_ada = ada.at_node(&second.url(""));
-    soon(401, async || token_of_ada.read(&uuid).await).await;
+    // Whoever has kept the cookie that a logout takes away.
+    let leaving = first.visitor();
+    let kept = leaving.log_in("ada", PASSWORD).await.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    let with_cookie = async || {
+        let request = reqwest::Client::new().get(second.url(&image_path(&uuid))).header("cookie", &kept);
+        Answer::of(request).await
+    };
+    assert_eq!(with_cookie().await.status.as_u16(), 403, "the second node knows the session");
+    assert_eq!(Answer::of(leaving.change("/site/logout").await).await.status, StatusCode::OK);
+    soon(401, with_cookie).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,9 +214,7 @@ async fn without_its_store_a_node_is_unready_and_uploads_are_told_to_come_back()
     let app = TestApp::on(Data::outgrown(), &settings).await;
     let ada = app.actor("ada").await;
     let before = app.stored().await;
-    let body = multipart(&[("image", Some("a.png"), &png(8, 8, 1))]);
-    let path = format!("/opsportal/image/{APP_KEY}/{PERMISSION}/0");
-    let answer = Answer::of(ada.change(&path).await.header("content-type", multipart_type()).body(body)).await;
+    let answer = Answer::of(ada.uploading(&ada.csrf().await, &png(8, 8, 1))).await;
     assert_eq!(answer.status.as_u16(), 503, "{}", answer.text());
     assert!(!answer.header("retry-after").is_empty());
     assert_eq!(app.stored().await, before);
@@ -218,7 +223,7 @@ async fn without_its_store_a_node_is_unready_and_uploads_are_told_to_come_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_resources_that_take_avatars_on_two_nodes_at_once_get_numbers_of_their_own() {
+async fn avatars_that_are_taken_on_two_nodes_at_once_get_numbers_of_their_own() {
     let (first, second) = two_nodes().await;
     let (here, there) = (crate::dropbox::Portal::user(&first, "ada").await, crate::dropbox::Portal::user(&second, "ada").await);
     let mut tickets = Vec::new();
