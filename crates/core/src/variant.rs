@@ -1,7 +1,7 @@
 //! Renderings of originals: made in a worker, stored beside the blobs, disposable. What is kept is bounded; what was used longest ago
 //! goes first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -41,7 +41,8 @@ pub struct Variant {
 /// Renderings that were used since the last time that it was written down, and how many bytes there are at most.
 #[derive(Debug)]
 pub(crate) struct Uses {
-    keys: Mutex<HashSet<BlobKey>>,
+    /// With the time of the last use: those of one interval are told apart by it when some must go.
+    keys: Mutex<HashMap<BlobKey, Timestamp>>,
     /// What was counted, and what was added since then. Counting looks at all rows, so it is done only when this is over the bound.
     bytes_at_most: AtomicU64,
 }
@@ -62,12 +63,14 @@ impl Uses {
 
     fn note(&self, key: &BlobKey) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() < USES_NOTED_MAX && !keys.contains(key) {
-            keys.insert(key.clone());
+        if let Some(last) = keys.get_mut(key) {
+            *last = Timestamp::now();
+        } else if keys.len() < USES_NOTED_MAX {
+            keys.insert(key.clone(), Timestamp::now());
         }
     }
 
-    fn take(&self) -> HashSet<BlobKey> {
+    fn take(&self) -> HashMap<BlobKey, Timestamp> {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -274,12 +277,11 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
     if used.is_empty() {
         return Ok(());
     }
-    let now = Timestamp::now();
     app.database
         .write(move |connection| {
             Box::pin(async move {
-                for key in &used {
-                    db::variants::touch(connection, key, now).await?;
+                for (key, when) in &used {
+                    db::variants::touch(connection, key, *when).await?;
                 }
                 Ok(())
             })
