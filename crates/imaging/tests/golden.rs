@@ -126,6 +126,41 @@ fn profiles_are_followed_to_srgb_and_left_behind() {
     assert!(!bytes.windows(4).any(|window| window == b"iCCP"));
 }
 
+/// An AVIF of colours in Display P3, written down twice: its profile says so, its code points leave it open.
+#[test]
+fn colours_of_an_avif_are_what_its_container_says() {
+    let source = testdata("formats/profile.avif");
+    let decoded = |changes: &[(&[u8], &[u8])]| {
+        let mut source = source.clone();
+        for (old, new) in changes {
+            let at = source.windows(old.len()).position(|window| window == *old).expect("is there");
+            source[at..at + new.len()].copy_from_slice(new);
+        }
+        rendered(&source, &transform(None, Fit::Original))
+    };
+    let original = chelsea().resize_exact(96, 64, image::imageops::FilterType::Lanczos3);
+    let near = |picture: &DynamicImage| distance(picture, &original);
+    assert!(near(&decoded(&[])) < 3.0, "{}", near(&decoded(&[])));
+
+    const NO_PROFILE: (&[u8], &[u8]) = (b"colrprof", b"colrnone");
+    let coded = |primaries: u8, matrix: u8, range: u8| {
+        decoded(&[NO_PROFILE, (b"nclx", &[b'n', b'c', b'l', b'x', 0, primaries, 0, 2, 0, matrix, range])])
+    };
+    let (p3, srgb) = (coded(12, 6, 0x80), coded(1, 6, 0x80));
+    assert!(near(&p3) < 3.0, "{}", near(&p3));
+    assert!(near(&srgb) > near(&p3) + 1.0, "{}, {}", near(&srgb), near(&p3));
+    for (primaries, matrix, range) in
+        [(9, 6, 0x80), (11, 6, 0x80), (12, 1, 0x80), (12, 8, 0x80), (12, 9, 0x80), (12, 0, 0x80), (12, 6, 0)]
+    {
+        let apart = distance(&coded(primaries, matrix, range), &p3);
+        assert!(apart > 0.3, "{primaries}, {matrix}, {range}: {apart:.2}");
+    }
+    // What H.273 reserves nobody says; what the container leaves open the sequence header says: BT.601 in full range.
+    assert!(distance(&coded(3, 6, 0x80), &srgb) < 0.01);
+    assert!(distance(&coded(2, 2, 0x80), &srgb) < 0.01);
+    assert!(distance(&decoded(&[NO_PROFILE, (b"nclx", b"none")]), &srgb) < 0.01);
+}
+
 /// Without a profile inks are only roughly colours, but a cat stays a cat.
 #[test]
 fn inks_become_the_colours_that_they_stand_for() {

@@ -10,6 +10,24 @@ use crate::{Error, Facts, Limits, Orientation};
 const INDEX_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
+    let (still, frames) = walk(source)?;
+    facts(source, &still, frames, limits)
+}
+
+/// The facts, and what the container says of the colours of its primary picture.
+pub(super) fn inspect_colours<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<(Facts, ItemColours), Error> {
+    let (still, frames) = walk(source)?;
+    Ok((facts(source, &still, frames, limits)?, still.colours))
+}
+
+fn facts<R: BufRead + Seek>(source: &Source<R>, still: &Still, frames: u32, limits: &Limits) -> Result<Facts, Error> {
+    let facts = Facts::still(source.format(), still.width, still.height, limits)?;
+    check_frames(frames, u64::from(frames) * u64::from(still.width) * u64::from(still.height), limits)?;
+    Ok(Facts { frames, orientation: still.orientation, ..facts })
+}
+
+/// The primary picture and the number of frames, when all that the boxes name is there.
+fn walk<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(Still, u32), Error> {
     let mut still: Option<Still> = None;
     let mut frames = 1;
     let mut has_data = false;
@@ -37,9 +55,7 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     if !has_data && !still.extents.is_empty() {
         return Err(source.truncated());
     }
-    let facts = Facts::still(source.format(), still.width, still.height, limits)?;
-    check_frames(frames, u64::from(frames) * u64::from(still.width) * u64::from(still.height), limits)?;
-    Ok(Facts { frames, orientation: still.orientation, ..facts })
+    Ok((still, frames))
 }
 
 /// Kind and payload length of the next box. A length of 0 reaches to the end of the file (14496-12 §4.2).
@@ -78,13 +94,31 @@ struct Still {
     width: u32,
     height: u32,
     orientation: Orientation,
+    colours: ItemColours,
     extents: Vec<(u64, u64)>,
 }
 
+/// What the `colr` boxes of an item say (14496-12 §12.1.5): each at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ItemColours {
+    /// An ICC profile.
+    pub(crate) profile: Option<Vec<u8>>,
+    pub(crate) code_points: Option<CodePoints>,
+}
+
+/// Code points of ITU-T H.273, and whether samples use their full range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CodePoints {
+    pub(crate) primaries: u16,
+    pub(crate) matrix: u16,
+    pub(crate) full_range: bool,
+}
+
 /// The properties that matter, in the order of the property container.
-#[derive(Clone, Copy)]
 enum Property {
     Size(u32, u32),
+    CodePoints(CodePoints),
+    Profile(Vec<u8>),
     /// Quarter turns, anticlockwise.
     Rotation(u8),
     /// 0 exchanges top and bottom, 1 left and right.
@@ -128,21 +162,25 @@ impl Still {
         let of_primary = associations
             .iter()
             .filter(|(item, _)| *item == primary)
-            .filter_map(|(_, index)| properties.get(usize::from(*index).checked_sub(1)?).copied());
+            .filter_map(|(_, index)| properties.get(usize::from(*index).checked_sub(1)?));
         Self::assemble(of_primary, extents).ok_or_else(|| meta.corrupt("its primary picture has no size"))
     }
 
-    fn assemble(properties: impl Iterator<Item = Property>, extents: Vec<(u64, u64)>) -> Option<Self> {
+    fn assemble<'a>(properties: impl Iterator<Item = &'a Property>, extents: Vec<(u64, u64)>) -> Option<Self> {
         let (mut size, mut turns, mut mirror) = (None, 0, None);
+        let (mut profile, mut code_points) = (None, None);
         for property in properties {
             match property {
-                Property::Size(width, height) => size = Some((width, height)),
-                Property::Rotation(quarter_turns) => turns = quarter_turns,
-                Property::Mirror(axis) => mirror = Some(axis),
+                Property::Size(width, height) => size = Some((*width, *height)),
+                Property::CodePoints(found) => code_points = Some(*found),
+                Property::Profile(bytes) => profile = Some(bytes),
+                Property::Rotation(quarter_turns) => turns = *quarter_turns,
+                Property::Mirror(axis) => mirror = Some(*axis),
                 Property::Other => {}
             }
         }
         let (width, height) = size?;
+        let colours = ItemColours { profile: profile.cloned(), code_points };
         let exif = match (turns, mirror) {
             (0, None) => 1,
             (1, None) => 8,
@@ -153,7 +191,7 @@ impl Still {
             (1, Some(0)) | (3, Some(1)) => 5,
             _ => 7,
         };
-        Some(Self { width, height, orientation: Orientation::from_exif(exif), extents })
+        Some(Self { width, height, orientation: Orientation::from_exif(exif), colours, extents })
     }
 }
 
@@ -169,11 +207,25 @@ fn property_container(meta: &mut Nested<'_>, end: u64) -> Result<Vec<Property>, 
             }
             b"irot" => Property::Rotation(meta.u8()? & 3),
             b"imir" => Property::Mirror(meta.u8()? & 1),
+            b"colr" => colour_information(&meta.vec(usize::try_from(len).unwrap_or(usize::MAX))?),
             _ => Property::Other,
         });
         meta.seek(next)?;
     }
     Ok(properties)
+}
+
+/// The payload of a `colr` box. One that is broken, or of an unknown type, says nothing: a picture is worth more than its colours.
+fn colour_information(payload: &[u8]) -> Property {
+    match payload {
+        [b'n', b'c', b'l', b'x', p0, p1, _, _, m0, m1, range, ..] => Property::CodePoints(CodePoints {
+            primaries: u16::from_be_bytes([*p0, *p1]),
+            matrix: u16::from_be_bytes([*m0, *m1]),
+            full_range: range & 0x80 != 0,
+        }),
+        [b'p', b'r', b'o', b'f', profile @ ..] | [b'r', b'I', b'C', b'C', profile @ ..] => Property::Profile(profile.to_vec()),
+        _ => Property::Other,
+    }
 }
 
 /// Pairs of item id and 1-based property index (23008-12 §9.3.1).

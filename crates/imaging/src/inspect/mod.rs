@@ -19,6 +19,7 @@ use std::io::{BufRead, Cursor, Seek};
 
 use crate::format::SNIFF_BYTES;
 use crate::{Error, Facts, Format, Limits};
+pub(crate) use heif::{CodePoints, ItemColours};
 use source::Source;
 
 /// Reads the facts of a whole file and checks its structure to the end.
@@ -43,6 +44,13 @@ pub fn inspect<R: BufRead + Seek>(reader: R, limits: &Limits) -> Result<Facts, E
         Format::Avif | Format::Heic => heif::inspect(&mut source, limits),
         Format::Jxl => jxl::inspect(&mut source, limits),
     }
+}
+
+/// [`inspect`] for an AVIF that is going to be decoded: beside its facts, what the container says of its colours.
+pub(crate) fn inspect_avif(bytes: &[u8], limits: &Limits) -> Result<(Facts, ItemColours), Error> {
+    let mut source = Source::new(Cursor::new(bytes))?;
+    source.announce(Format::Avif);
+    heif::inspect_colours(&mut source, limits)
 }
 
 /// Refuses as early as possible: looks at the first bytes of a file whose rest is still to come.

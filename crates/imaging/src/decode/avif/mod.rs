@@ -2,30 +2,34 @@
 //!
 //! Pixels in PQ or HLG are shown as if they were in sRGB's curve; primaries are followed.
 
+mod colours;
+
 use std::io::Cursor;
 
 use avif_parse::AvifData;
 use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
-use moxcms::{CicpColorPrimaries, CicpProfile, ColorProfile, MatrixCoefficients as IccMatrix, TransferCharacteristics};
-use re_rav1d::dav1d::pixel::{ColorPrimaries, MatrixCoefficients, YUVRange};
+use re_rav1d::dav1d::pixel::YUVRange;
 use re_rav1d::dav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent, Settings};
 
 use super::{Decoded, broken, check_decoded, upright};
-use crate::{Error, Format, Limits, inspect};
+use crate::inspect::inspect_avif;
+use crate::{Error, Format, Limits};
+use colours::{Colours, byte};
 
 pub(super) fn decode(source: &[u8], limits: &Limits) -> Result<Decoded, Error> {
-    let facts = inspect(Cursor::new(source), limits)?;
+    let (facts, container) = inspect_avif(source, limits)?;
     let pixels = u64::from(facts.width) * u64::from(facts.height);
     // Planes of up to two bytes a sample, and the pixels made of them.
     check_decoded(pixels * 4)?;
     let data = AvifData::from_reader(&mut Cursor::new(source)).map_err(|error| broken(Format::Avif, error))?;
-    let colours = item(&data.primary_item, limits)?;
+    let coloured = item(&data.primary_item, limits)?;
+    let colours = Colours::of(container, &data.primary_item);
     let alpha = data.alpha_item.as_ref().map(|alpha| item(alpha, limits)).transpose()?;
-    let picture = assemble(&colours, alpha.as_ref(), data.premultiplied_alpha)
+    let picture = assemble(&coloured, &colours, alpha.as_ref(), data.premultiplied_alpha)
         .ok_or_else(|| broken(Format::Avif, "its planes don't fit"))?;
     let picture = upright(picture, facts.orientation);
     let full_size = (picture.width(), picture.height());
-    Ok(Decoded { picture, profile: profile(&colours), full_size })
+    Ok(Decoded { picture, profile: colours.profile(), full_size })
 }
 
 /// One AV1 still picture.
@@ -88,44 +92,28 @@ impl Plane {
     }
 }
 
-fn assemble(colours: &Picture, alpha: Option<&Picture>, premultiplied: bool) -> Option<DynamicImage> {
-    let (width, height) = (colours.width(), colours.height());
-    let shift = match colours.pixel_layout() {
-        PixelLayout::I420 => (1, 1),
-        PixelLayout::I422 => (1, 0),
-        PixelLayout::I444 | PixelLayout::I400 => (0, 0),
+fn assemble(coloured: &Picture, colours: &Colours, alpha: Option<&Picture>, premultiplied: bool) -> Option<DynamicImage> {
+    let (width, height) = (coloured.width(), coloured.height());
+    let luma = Plane::read(coloured, PlanarImageComponent::Y, (0, 0))?;
+    let shift = match coloured.pixel_layout() {
+        PixelLayout::I420 => Some((1, 1)),
+        PixelLayout::I422 => Some((1, 0)),
+        PixelLayout::I444 => Some((0, 0)),
+        PixelLayout::I400 => None,
     };
-    let luma = Plane::read(colours, PlanarImageComponent::Y, (0, 0))?;
-    let full_range = matches!(colours.color_range(), YUVRange::Full);
-    let brightness = |sample: u8| if full_range { f32::from(sample) } else { (f32::from(sample) - 16.0) * (255.0 / 219.0) };
-    if matches!(colours.pixel_layout(), PixelLayout::I400) && alpha.is_none() {
-        let pixels = luma.samples.iter().map(|sample| byte(brightness(*sample))).collect();
+    let chroma = match shift {
+        Some(shift) => {
+            Some((Plane::read(coloured, PlanarImageComponent::U, shift)?, Plane::read(coloured, PlanarImageComponent::V, shift)?))
+        }
+        None => None,
+    };
+    if chroma.is_none() && alpha.is_none() {
+        let pixels = luma.samples.iter().map(|sample| byte(colours.brightness(*sample))).collect();
         return GrayImage::from_raw(width, height, pixels).map(Into::into);
     }
-    let chroma = if matches!(colours.pixel_layout(), PixelLayout::I400) {
-        None
-    } else {
-        Some((Plane::read(colours, PlanarImageComponent::U, shift)?, Plane::read(colours, PlanarImageComponent::V, shift)?))
-    };
-    let matrix = colours.matrix_coefficients();
-    let (red_share, blue_share) = match matrix {
-        MatrixCoefficients::BT709 => (0.2126, 0.0722),
-        MatrixCoefficients::BT2020NonConstantLuminance => (0.2627, 0.0593),
-        _ => (0.299, 0.114),
-    };
-    let spread = if full_range { 1.0 } else { 255.0 / 224.0 };
-    let pixel = |x: usize, y: usize| -> [u8; 3] {
-        let bright = luma.at(x, y);
-        let Some((blues, reds)) = &chroma else { return [byte(brightness(bright)); 3] };
-        let (blue, red) = (blues.at(x, y), reds.at(x, y));
-        if matches!(matrix, MatrixCoefficients::Identity) {
-            return [byte(brightness(red)), byte(brightness(bright)), byte(brightness(blue))];
-        }
-        let bright = brightness(bright);
-        let (blue, red) = ((f32::from(blue) - 128.0) * spread, (f32::from(red) - 128.0) * spread);
-        let (red, blue) = (bright + 2.0 * (1.0 - red_share) * red, bright + 2.0 * (1.0 - blue_share) * blue);
-        let green = (bright - red_share * red - blue_share * blue) / (1.0 - red_share - blue_share);
-        [byte(red), byte(green), byte(blue)]
+    let pixel = |x: usize, y: usize| match &chroma {
+        Some((blues, reds)) => colours.rgb(luma.at(x, y), blues.at(x, y), reds.at(x, y)),
+        None => [byte(colours.brightness(luma.at(x, y))); 3],
     };
     let places = (0..height as usize).flat_map(|y| (0..width as usize).map(move |x| (x, y)));
     let Some(alpha) = alpha else {
@@ -148,25 +136,4 @@ fn assemble(colours: &Picture, alpha: Option<&Picture>, premultiplied: bool) -> 
 
 fn unmultiplied(part: u8, opacity: u8) -> u8 {
     if opacity == 0 { 0 } else { byte(f32::from(part) * 255.0 / f32::from(opacity)) }
-}
-
-fn byte(value: f32) -> u8 {
-    value.round().clamp(0.0, 255.0) as u8
-}
-
-/// Wider primaries than sRGB's as a profile; what isn't said is sRGB.
-fn profile(colours: &Picture) -> Option<Vec<u8>> {
-    let primaries = match colours.color_primaries() {
-        ColorPrimaries::BT2020 => CicpColorPrimaries::Bt2020,
-        ColorPrimaries::P3DCI => CicpColorPrimaries::Smpte431,
-        ColorPrimaries::P3Display => CicpColorPrimaries::Smpte432,
-        _ => return None,
-    };
-    let profile = ColorProfile::new_from_cicp(CicpProfile {
-        color_primaries: primaries,
-        transfer_characteristics: TransferCharacteristics::Srgb,
-        matrix_coefficients: IccMatrix::Identity,
-        full_range: true,
-    });
-    profile.encode().ok()
 }
