@@ -40,6 +40,7 @@ pub struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
     behaviour: watch::Sender<Behaviour>,
+    upstream: watch::Sender<Upstream>,
     cut: Arc<AtomicU64>,
 }
 
@@ -54,6 +55,7 @@ impl Proxy {
         listener.set_nonblocking(true).expect("sets");
         let address = listener.local_addr().expect("address");
         let (behaviour, told) = watch::channel(Behaviour::Pass);
+        let (upstream, leads_to) = watch::channel(upstream);
         let cut = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&cut);
         std::thread::spawn(move || {
@@ -61,7 +63,7 @@ impl Proxy {
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
                 while let Ok((client, _)) = listener.accept().await {
-                    let (upstream, told, counted) = (upstream.clone(), told.clone(), Arc::clone(&counted));
+                    let (upstream, told, counted) = (leads_to.borrow().clone(), told.clone(), Arc::clone(&counted));
                     tokio::spawn(async move {
                         client.set_nodelay(true).expect("sets");
                         match upstream {
@@ -81,7 +83,7 @@ impl Proxy {
                 }
             });
         });
-        Self { address, behaviour, cut }
+        Self { address, behaviour, upstream, cut }
     }
 
     /// From now on it does this, also with connections that are open.
@@ -90,6 +92,14 @@ impl Proxy {
     /// When its thread is gone.
     pub fn behave(&self, behaviour: Behaviour) {
         self.behaviour.send(behaviour).expect("it runs");
+    }
+
+    /// New connections go there; those that are open stay where they are.
+    ///
+    /// # Panics
+    /// When its thread is gone.
+    pub fn lead_to(&self, upstream: Upstream) {
+        self.upstream.send(upstream).expect("it runs");
     }
 
     /// How many connections it has cut.

@@ -1,5 +1,6 @@
 //! Real databases and object stores for tests: started when first asked for, gone with the process.
 
+pub mod failover;
 pub mod faults;
 pub mod postgres;
 pub mod s3;

@@ -64,6 +64,7 @@ impl Postgres {
             options.get_port()
         );
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
+        refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
         // `run` would do, but the compiler can't see that its future may change threads.
         MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| Error::internal(&doing, &error))?;
         warn_of_lost_commits(&mut connection).await;
@@ -74,6 +75,7 @@ impl Postgres {
                 .max_connections(connections_max)
                 .acquire_timeout(patience.wait_max)
                 .test_before_acquire(false)
+                .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
                 .before_acquire(|connection, meta| {
                     Box::pin(async move {
                         if meta.idle_for < RESTED {
@@ -231,6 +233,18 @@ fn notifications(changes: &[crate::changes::Change]) -> Vec<String> {
         }
     }
     texts
+}
+
+/// In a failover the address may lead to the standby before that takes writes. What was begun there would fail, and what is read there may
+/// be old.
+async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Other engines may not know it.
+    let standby: Result<bool, _> = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await;
+    match standby {
+        Ok(true) => Err(sqlx::Error::Protocol("the database server is a standby that takes no writes".into())),
+        Err(error) if is_away(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A server that says "committed" before it is on the disk breaks what we promise; that is for its operator to decide.

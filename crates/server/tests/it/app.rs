@@ -9,6 +9,7 @@ use imagewell::config::{Settings, StorageUrl};
 use imagewell::serve::{Ended, Service, start};
 use imagewell_core::model::{AccountKind, ActionKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
+use imagewell_engines::failover::Pair;
 use imagewell_engines::faults::{Proxy, Upstream};
 use imagewell_engines::s3::Bucket;
 use imagewell_engines::{postgres, s3};
@@ -57,6 +58,12 @@ impl Outgrown {
         outgrown.database_url = format!("postgres://postgres@{}/{name}", database.address);
         outgrown.bucket.endpoint = format!("http://{}", store.address);
         (outgrown, database, store)
+    }
+
+    /// In the first one's database, by way of an address that can be led elsewhere.
+    pub fn with_standby(pair: &Pair) -> (Self, Proxy) {
+        let proxy = Proxy::start(pair.first());
+        (Self { database_url: format!("postgres://postgres@{}/postgres", proxy.address), bucket: s3::bucket() }, proxy)
     }
 
     pub fn settings(&self) -> Vec<(&'static str, String)> {

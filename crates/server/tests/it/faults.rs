@@ -31,7 +31,7 @@ async fn send(ada: &Actor, token: &str, bytes: &[u8]) -> Answer {
     Answer::of(ada.uploading(token, bytes)).await
 }
 
-async fn ready(app: &TestApp) -> u16 {
+pub async fn ready(app: &TestApp) -> u16 {
     Answer::of(app.visitor().get("/readyz")).await.status.as_u16()
 }
 

@@ -9,6 +9,7 @@ mod docs;
 mod drawings;
 mod dropbox;
 mod durability;
+mod failover;
 mod faults;
 mod file_service;
 mod files;
