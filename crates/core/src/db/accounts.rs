@@ -1,8 +1,6 @@
 use std::collections::BTreeSet;
 
-use sqlx::FromRow;
-
-use super::query::{On, Query, query, statements};
+use super::query::{On, Query, columns, query, statements};
 use super::{Connection, Database};
 use crate::Error;
 use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, Timestamp};
@@ -44,15 +42,17 @@ statements! {
     RAISE_GENERATION = "UPDATE access_generation SET value = value + 1 WHERE only_row = 1";
 }
 
-#[derive(Debug, FromRow)]
-pub(crate) struct Row {
-    id: String,
-    org_id: i64,
-    login: String,
-    email_folded: Option<String>,
-    secret_hash: String,
-    disabled: bool,
-    token_ttl_seconds: Option<i64>,
+columns! {
+    #[derive(Debug)]
+    pub(crate) struct Row {
+        id: String,
+        org_id: i64,
+        login: String,
+        email_folded: Option<String>,
+        secret_hash: String,
+        disabled: bool,
+        token_ttl_seconds: Option<i64>,
+    }
 }
 
 /// A stored account. The hash never leaves `core`.

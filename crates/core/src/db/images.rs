@@ -1,8 +1,7 @@
 use imagewell_imaging::transform::Crop;
 use imagewell_imaging::{Facts, Format, Orientation};
-use sqlx::FromRow;
 
-use super::query::{Query, Sql, query, statements};
+use super::query::{Query, Sql, columns, query, statements};
 use super::{Connection, Database};
 use crate::Error;
 use crate::changes::Change;
@@ -70,41 +69,42 @@ statements! {
         ORDER BY blob_key LIMIT $2";
 }
 
-#[derive(FromRow)]
-pub(super) struct Row {
-    id: String,
-    org_id: i64,
-    owner_id: String,
-    namespace: String,
-    name: Option<String>,
-    app_key: Option<String>,
-    permission: Option<String>,
-    acl: String,
-    state: String,
-    crop_x: Option<i64>,
-    crop_y: Option<i64>,
-    crop_width: Option<i64>,
-    crop_height: Option<i64>,
-    focus_x: Option<i64>,
-    focus_y: Option<i64>,
-    latest_version: i64,
-    created_us: i64,
-    number: i64,
-    blob_key: String,
-    size_bytes: i64,
-    digest: String,
-    content_type: String,
-    file_name: Option<String>,
-    format: Option<String>,
-    width: Option<i64>,
-    height: Option<i64>,
-    frames: Option<i64>,
-    orientation: Option<i64>,
-    look: Option<String>,
-    created_by: String,
-    attribution_entity_type: Option<String>,
-    attribution_code: Option<String>,
-    version_created_us: i64,
+columns! {
+    pub(super) struct Row {
+        id: String,
+        org_id: i64,
+        owner_id: String,
+        namespace: String,
+        name: Option<String>,
+        app_key: Option<String>,
+        permission: Option<String>,
+        acl: String,
+        state: String,
+        crop_x: Option<i64>,
+        crop_y: Option<i64>,
+        crop_width: Option<i64>,
+        crop_height: Option<i64>,
+        focus_x: Option<i64>,
+        focus_y: Option<i64>,
+        latest_version: i64,
+        created_us: i64,
+        number: i64,
+        blob_key: String,
+        size_bytes: i64,
+        digest: String,
+        content_type: String,
+        file_name: Option<String>,
+        format: Option<String>,
+        width: Option<i64>,
+        height: Option<i64>,
+        frames: Option<i64>,
+        orientation: Option<i64>,
+        look: Option<String>,
+        created_by: String,
+        attribution_entity_type: Option<String>,
+        attribution_code: Option<String>,
+        version_created_us: i64,
+    }
 }
 
 impl TryFrom<Row> for Image {

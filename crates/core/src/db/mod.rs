@@ -14,6 +14,7 @@ pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod listening;
 pub(crate) mod looks;
+mod migrations;
 pub(crate) mod moves;
 pub(crate) mod namespaces;
 #[cfg(test)]
@@ -46,8 +47,6 @@ pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
 use crate::halt::Halt;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Which database.
 #[derive(Clone)]

@@ -12,7 +12,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres as Driver};
 
-use super::{Connection, Link, MIGRATIONS, read_failed, write_failed};
+use super::migrations::MIGRATIONS;
+use super::{Connection, Link, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
 

@@ -101,6 +101,28 @@ pub(super) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow
 
 impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin + 'static {}
 
+/// A struct whose fields are the columns of the same names. sqlx derives that too, but its macros bring all of sqlx into the build twice.
+macro_rules! columns {
+    ($(#[$about:meta])* $visible:vis struct $name:ident { $($column:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        $visible struct $name {
+            $($column: $kind,)*
+        }
+
+        impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for $name
+        where
+            for<'i> &'i str: sqlx::ColumnIndex<R>,
+            $($kind: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)*
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($column: row.try_get(stringify!($column))?,)* })
+            }
+        }
+    };
+}
+
+pub(super) use columns;
+
 /// Where a statement runs: on any connection that reads, on one that requests can't keep busy, or inside a write.
 pub(super) enum On<'c> {
     Reading(&'c Database),

@@ -1,6 +1,4 @@
-use sqlx::FromRow;
-
-use super::query::{query, statements};
+use super::query::{columns, query, statements};
 use super::{Connection, Database};
 use crate::Error;
 use crate::changes::Change;
@@ -24,11 +22,12 @@ pub(crate) struct Session {
     pub(crate) expires: Timestamp,
 }
 
-#[derive(FromRow)]
-struct Row {
-    account_id: String,
-    last_used_us: i64,
-    expires_us: i64,
+columns! {
+    struct Row {
+        account_id: String,
+        last_used_us: i64,
+        expires_us: i64,
+    }
 }
 
 pub(crate) async fn insert(connection: &mut Connection, hash: SessionTokenHash, session: Session) -> Result<(), Error> {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+use super::migrations::MIGRATIONS;
+use super::read_failed;
 use super::writer::Writer;
-use super::{MIGRATIONS, read_failed};
 use crate::Error;
 use crate::changes::Announcer;
 use crate::halt::Halt;

@@ -73,8 +73,7 @@ async fn old_data_opens() {
     let file = folder.path().join("a.db");
     let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
     let mut connection = options.connect().await.expect("opens");
-    let first = MIGRATIONS.iter().take(1).cloned().collect::<Vec<_>>();
-    sqlx::migrate::Migrator::with_migrations(first).run(&mut connection).await.expect("migrates");
+    sqlx::migrate::Migrator::with_migrations(migrations::up_to(1)).run(&mut connection).await.expect("migrates");
     let account = "01a1fc2e-b3ff-7513-b584-b6649bfe564a";
     let image = "01a1fc2e-b41e-7441-b63c-27c0818eeff9";
     let digest = "0".repeat(64);

@@ -1,0 +1,47 @@
+//! The schema's history, the same for both databases.
+//!
+//! It is listed by hand, not by sqlx's macro: that runs at build time and brings sqlx, SQLite and TLS into the build a second time.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use sqlx::SqlStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
+const HISTORY: [(i64, &str, &str); 8] = [
+    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
+    (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
+    (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
+    (4, "presets", include_str!("../../migrations/0004_presets.sql")),
+    (5, "renderings", include_str!("../../migrations/0005_renderings.sql")),
+    (6, "svg", include_str!("../../migrations/0006_svg.sql")),
+    (7, "indexes", include_str!("../../migrations/0007_indexes.sql")),
+    (8, "nodes", include_str!("../../migrations/0008_nodes.sql")),
+];
+
+/// All of it, in order.
+pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
+
+/// The first so many.
+pub(super) fn up_to(count: usize) -> Vec<Migration> {
+    let migration = |(number, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(*number, Cow::Borrowed(name), MigrationType::Simple, SqlStr::from_static(sql), false)
+    };
+    HISTORY.iter().take(count).map(migration).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HISTORY;
+
+    #[test]
+    fn every_file_is_listed_under_its_name() {
+        let listed: Vec<_> =
+            HISTORY.iter().map(|(number, name, _)| format!("{number:04}_{}.sql", name.replace(' ', "_"))).collect();
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).expect("reads");
+        let mut files: Vec<_> = folder.map(|file| file.expect("reads").file_name().into_string().expect("a name")).collect();
+        files.sort();
+        assert_eq!(listed, files);
+    }
+}
