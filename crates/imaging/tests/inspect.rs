@@ -6,7 +6,9 @@ use std::io::Cursor;
 
 use image::ImageFormat;
 use imagewell_imaging::{Error, Facts, Format, Limit, Limits, inspect, inspect_head};
-use pictures::{animated_gif, encoded, exif, gradient, jpeg_with_exif, png_chunk, png_claiming, webp_with_exif, whole_files};
+use pictures::{
+    animated_gif, encoded, exif, gradient, indexed_png, jpeg_with_exif, png_chunk, png_claiming, webp_with_exif, whole_files,
+};
 use proptest::prelude::*;
 
 fn inspected(bytes: &[u8]) -> Result<Facts, Error> {
@@ -141,6 +143,19 @@ fn a_chain_of_pages_that_bites_its_tail_ends_at_the_frame_limit() {
     let next = first + 2 + entries * 12;
     tiff[next..next + 4].copy_from_slice(&(first as u32).to_le_bytes());
     assert!(matches!(inspected(&tiff), Err(Error::OverLimit { limit: Limit::Frames, .. })));
+}
+
+/// A decoder of others panics over a palette that ends in the middle of a colour.
+#[test]
+fn a_palette_is_whole_colours_and_where_it_is_needed() {
+    assert!(inspected(&indexed_png(&[0; 3])).is_ok() && inspected(&indexed_png(&[0; 768])).is_ok());
+    for len in [0, 1, 2, 4, 767, 771] {
+        assert!(matches!(inspected(&indexed_png(&vec![0; len])), Err(Error::Corrupt { .. })), "{len}");
+    }
+    let mut without = indexed_png(&[0; 3]);
+    let at = without.windows(4).position(|window| window == b"PLTE").expect("palette") - 4;
+    without.drain(at..at + 12 + 3);
+    assert!(matches!(inspected(&without), Err(Error::Corrupt { .. })));
 }
 
 proptest! {

@@ -12,7 +12,7 @@ const EXIF_BYTES_MAX: u32 = 64 * 1024;
 pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(8)?;
     let mut facts = None;
-    let mut has_data = false;
+    let (mut needs_palette, mut has_data) = (false, false);
     let mut frames = 1;
     let mut orientation = Orientation::UPRIGHT;
     loop {
@@ -26,7 +26,19 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
         }
         match &kind {
             b"IHDR" if facts.is_some() => return Err(source.corrupt("a second header chunk")),
-            b"IHDR" => facts = Some(header(source, len, limits)?),
+            b"IHDR" => {
+                let (found, indexed) = header(source, len, limits)?;
+                (facts, needs_palette) = (Some(found), indexed);
+            }
+            // Where pixels aren't numbers of colours, it only suggests some.
+            b"PLTE" if needs_palette => {
+                if !(3..=256 * 3).contains(&len) || len % 3 != 0 {
+                    return Err(source.corrupt("its palette has the wrong length"));
+                }
+                checked_chunk(source, kind, len)?;
+                needs_palette = false;
+            }
+            b"IDAT" if needs_palette => return Err(source.corrupt("it has no palette before its pixels")),
             b"IEND" => {
                 checked_chunk(source, kind, len)?;
                 break;
@@ -58,7 +70,8 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     Ok(Facts { frames, orientation, ..facts })
 }
 
-fn header<R: BufRead + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> Result<Facts, Error> {
+/// The facts, and whether pixels are numbers of colours in a palette.
+fn header<R: BufRead + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) -> Result<(Facts, bool), Error> {
     if len != 13 {
         return Err(source.corrupt("its header chunk has the wrong length"));
     }
@@ -80,7 +93,7 @@ fn header<R: BufRead + Seek>(source: &mut Source<R>, len: u32, limits: &Limits) 
         return Err(source.corrupt("a chunk's checksum is wrong"));
     }
     let (width, height) = (u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0]));
-    Facts::still(source.format(), width, height, limits)
+    Ok((Facts::still(source.format(), width, height, limits)?, colour == 3))
 }
 
 fn checked_chunk<R: BufRead + Seek>(source: &mut Source<R>, kind: [u8; 4], len: u32) -> Result<(), Error> {

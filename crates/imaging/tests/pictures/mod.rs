@@ -37,7 +37,16 @@ pub fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
 
 /// A PNG of this size with as little data as passes for whole.
 pub fn png_claiming(width: u32, height: u32, extra: &[Vec<u8>]) -> Vec<u8> {
-    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+    png_of_colour_type(0, width, height, extra)
+}
+
+/// The same, whose pixels are numbers of colours.
+pub fn indexed_png(palette: &[u8]) -> Vec<u8> {
+    png_of_colour_type(3, 8, 7, &[png_chunk(b"PLTE", palette)])
+}
+
+fn png_of_colour_type(colour_type: u8, width: u32, height: u32, extra: &[Vec<u8>]) -> Vec<u8> {
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, colour_type, 0, 0, 0]].concat();
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     zlib.write_all(&[0; 64]).expect("compresses");
     let data = zlib.finish().expect("compresses");
