@@ -1,5 +1,8 @@
 //! What every target does: everything that a worker would do with hostile bytes of one format.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
 use imagewell_imaging::look::look;
 use imagewell_imaging::render::render;
 use imagewell_imaging::transform::{Fit, Outputs, Transform};
@@ -17,20 +20,35 @@ const LIMITS: Limits = Limits {
 };
 
 /// Decodes bytes that say they are of this format: as a still picture to a fraction of its size, frame by frame, and from afar. It may
-/// refuse them; it may not panic, hang or read what isn't there.
+/// refuse them; it may not hang, read what isn't there or take too much memory.
 pub fn decode(format: Format, bytes: &[u8]) {
     if !Format::sniff(bytes).is_ok_and(|found| found == format) {
         return;
     }
     let still = Transform { outputs: Outputs::PNG, ..Transform::of(Fit::Inside(16, 16)) };
-    let _ = render(bytes, &still, &LIMITS);
-    let _ = render(bytes, &Transform { animate: true, outputs: Outputs::WEBP, ..still }, &LIMITS);
-    let _ = look(bytes, &LIMITS);
+    as_a_worker(|| drop(render(bytes, &still, &LIMITS)));
+    as_a_worker(|| drop(render(bytes, &Transform { animate: true, outputs: Outputs::WEBP, ..still }, &LIMITS)));
+    as_a_worker(|| drop(look(bytes, &LIMITS)));
 }
 
 /// Draws a document that begins as SVG does. See [`decode`].
 pub fn draw(bytes: &[u8]) {
     if is_svg(bytes) {
-        let _ = rasterise(bytes, &Limits::default());
+        as_a_worker(|| drop(rasterise(bytes, &Limits::default())));
     }
+}
+
+/// A decoder of others that panics has met a picture that it can't read, and a worker says so. A panic in our own code is a finding.
+fn as_a_worker(work: impl FnOnce()) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        // libFuzzer's, which ends the process.
+        let found = take_hook();
+        set_hook(Box::new(move |panic| {
+            if panic.location().is_none_or(|place| place.file().contains("crates/imaging/")) {
+                found(panic);
+            }
+        }));
+    });
+    let _ = catch_unwind(AssertUnwindSafe(work));
 }
