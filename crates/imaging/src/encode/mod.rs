@@ -1,6 +1,7 @@
 //! Pixels → bytes, one file a format where there is more to say than one call.
 
 mod animation;
+#[cfg(feature = "avif-encoder")]
 mod avif;
 mod jpeg;
 mod webp;
@@ -53,7 +54,10 @@ pub(crate) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<
     match encoding.format {
         Format::Jpeg => return jpeg::encode(picture, encoding),
         Format::WebP => return webp::encode(picture, encoding),
+        #[cfg(feature = "avif-encoder")]
         Format::Avif => return avif::encode(picture, encoding),
+        #[cfg(not(feature = "avif-encoder"))]
+        Format::Avif => return Err(Failed("this build has no encoder for AVIF".into())),
         Format::Gif => {
             GifEncoder::new_with_speed(&mut bytes, animation::GIF_SPEED).encode_frame(image::Frame::new(picture.to_rgba8()))?;
         }
