@@ -62,7 +62,8 @@ impl Pair {
     /// When one can't be started.
     #[must_use]
     pub fn start() -> Self {
-        let mut shell = Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let mut shell =
+            Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
         let words = shell.stdin.take().expect("pipe");
         let mut answers = BufReader::new(shell.stdout.take().expect("pipe"));
         let mut folder = String::new();
