@@ -54,13 +54,14 @@ token_ttl_seconds = 2
 class Service:
     """The program in a process of its own, on a temporary folder."""
 
-    def __init__(self, program):
+    def __init__(self, program, settings=None):
         self.program = os.path.abspath(program)
         self.folder = tempfile.TemporaryDirectory(prefix="imagewell-clients-")
         self.environment = {
             "PATH": os.environ["PATH"], "IMAGEWELL_DATA_DIR": os.path.join(self.folder.name, "data"),
             "IMAGEWELL_LISTEN": "127.0.0.1:0", "IMAGEWELL_PASSWORDS_MEMORY_KIB": "8", "IMAGEWELL_PASSWORDS_PASSES": "1",
             "IMAGEWELL_LOG_FORMAT": "json", "IMAGEWELL_STORAGE_FREE_BYTES_MIN": "0", "IMAGEWELL_STORAGE_FREE_INODES_MIN": "0",
+            **(settings or {}),
         }
         plan = os.path.join(self.folder.name, "plan.toml")
         with open(plan, "w") as file:
