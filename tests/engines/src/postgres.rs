@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
-/// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root.
+/// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root. Given a size, there is
+/// a database `small` whose tables lie on a disk of that size; its log lies elsewhere.
 const START: &str = r#"
 set -e
 # What ends the tests must not keep it from tidying up.
@@ -18,14 +19,23 @@ if [ "$(id -u)" = 0 ]; then
   as='setpriv --reuid=postgres --regid=postgres --clear-groups --'
 fi
 cd "$dir"
+if [ -n "$1" ]; then
+  mkdir "$dir/small"
+  mount -t tmpfs -o "size=$1" none "$dir/small"
+  if [ -n "$as" ]; then chown postgres "$dir/small"; fi
+fi
 $as "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
 $as "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=off -c max_connections=400 </dev/null >/dev/null 2>&1 &
 server=$!
 until $as "$bin/pg_isready" -q -h "$dir"; do kill -0 $server; sleep 0.05; done
+if [ -n "$1" ]; then
+  $as "$bin/psql" -X -q -h "$dir" -U postgres -c "CREATE TABLESPACE small LOCATION '$dir/small'" -c 'CREATE DATABASE small TABLESPACE small' postgres
+fi
 echo "$dir"
 cat
 kill -INT $server
 wait $server || true
+if [ -n "$1" ]; then umount "$dir/small"; fi
 rm -rf "$dir"
 "#;
 
@@ -40,12 +50,7 @@ struct Server {
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let mut child =
-            Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
-        let mut folder = String::new();
-        BufReader::new(child.stdout.take().expect("pipe")).read_line(&mut folder).expect("reads");
-        let folder = folder.trim().to_owned();
-        assert!(!folder.is_empty(), "PostgreSQL doesn't start: is Debian's package postgresql installed?");
+        let (folder, shell) = start(Command::new("sh"), "");
         let mut psql = Command::new("psql")
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", &folder, "-U", "postgres", "postgres"])
             .stdin(Stdio::piped())
@@ -53,8 +58,44 @@ fn server() -> &'static Server {
             .spawn()
             .expect("psql starts");
         let answers = psql.stdout.take().expect("pipe");
-        Server { folder, _shell: child, psql: Mutex::new(psql), answers: Mutex::new(BufReader::new(answers)) }
+        Server { folder, _shell: shell, psql: Mutex::new(psql), answers: Mutex::new(BufReader::new(answers)) }
     })
+}
+
+/// A server's folder, and the shell that ends it.
+fn start(mut shell: Command, size: &str) -> (String, Child) {
+    let shell = shell.args(["-c", START, "sh", size]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shell = shell.spawn().expect("a shell starts");
+    let mut folder = String::new();
+    BufReader::new(shell.stdout.take().expect("pipe")).read_line(&mut folder).expect("reads");
+    let folder = folder.trim().to_owned();
+    assert!(!folder.is_empty(), "PostgreSQL doesn't start: is Debian's package postgresql installed?");
+    (folder, shell)
+}
+
+/// A server of its own with one database on a disk that can be filled.
+#[derive(Debug)]
+pub struct SmallDisk {
+    /// The address of that database, which is empty.
+    pub database_url: String,
+    _shell: Child,
+}
+
+impl SmallDisk {
+    /// Starts it, in a mount namespace of its own.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    pub fn start(size: &str) -> Self {
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--map-current-user", "--keep-caps"]);
+        }
+        command.args(["--mount", "sh"]);
+        let (folder, shell) = start(command, size);
+        Self { database_url: format!("postgres://postgres@localhost/small?host={folder}"), _shell: shell }
+    }
 }
 
 /// The address of a new, empty database.

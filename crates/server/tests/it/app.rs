@@ -60,6 +60,11 @@ impl Outgrown {
         (outgrown, database, store)
     }
 
+    /// In this database.
+    pub fn in_database(database_url: &str) -> Self {
+        Self { database_url: database_url.to_owned(), bucket: s3::bucket() }
+    }
+
     /// In the first one's database, by way of an address that can be led elsewhere.
     pub fn with_standby(pair: &Pair) -> (Self, Proxy) {
         let proxy = Proxy::start(pair.first());

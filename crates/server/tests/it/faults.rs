@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use imagewell_core::verify;
 use imagewell_engines::faults::{Behaviour, Proxy};
+use imagewell_engines::postgres::SmallDisk;
 
 use crate::app::{Actor, Answer, Data, Outgrown, TestApp};
 use crate::fixtures::{png, png_of_bytes};
@@ -174,16 +175,55 @@ async fn whatever_breaks_off_what_was_acknowledged_is_there() {
     assert!(checked.broken.is_empty() && checked.versions >= kept.len() as u64, "{checked:?}");
 }
 
-/// PostgreSQL's own words for a full disk, a deadlock and a serialisation failure, said by a trigger: disks of tests don't get full.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_full_or_in_contention_says_so_and_keeps_nothing() {
+async fn a_database_whose_disk_is_full_takes_no_more_goes_on_reading_and_recovers() {
+    let disk = tokio::task::spawn_blocking(|| SmallDisk::start("14M")).await.expect("starts");
+    let app = TestApp::on(Data::on(Outgrown::in_database(&disk.database_url)), &[]).await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let kept = send(&ada, &token, &png(8, 8, 1)).await.uuid();
+    let pool = sqlx::PgPool::connect(&disk.database_url).await.expect("database");
+    sqlx::query("CREATE TABLE ballast (filler TEXT)").execute(&pool).await.expect("a table");
+    for rows in [100, 1] {
+        let fill = format!("INSERT INTO ballast SELECT repeat('x', 1900) FROM generate_series(1, {rows})");
+        let full = loop {
+            if let Err(error) = sqlx::query(sqlx::AssertSqlSafe(&*fill)).execute(&pool).await {
+                break error;
+            }
+        };
+        let code = full.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        assert_eq!(code.as_deref(), Some("53100"), "{full}");
+    }
+    // Pages that were begun before still have room for some rows.
+    let mut before = app.stored().await;
+    let mut refused = None;
+    for round in 0..500 {
+        let answer = send(&ada, &token, &png(8, 8, 2)).await;
+        if answer.status.as_u16() != 200 {
+            refused = Some((round, answer));
+            break;
+        }
+        before = app.stored().await;
+    }
+    let (taken, refused) = refused.expect("a full disk takes no more");
+    assert_eq!(refused.status.as_u16(), 507, "after {taken}: {}", refused.text());
+    assert_eq!(app.stored().await, before);
+    assert_eq!((ada.read(&kept).await.status.as_u16(), ready(&app).await), (200, 200));
+    sqlx::query("DROP TABLE ballast").execute(&pool).await.expect("drops");
+    pool.close().await;
+    send(&ada, &token, &png(8, 8, 2)).await.uuid();
+}
+
+/// PostgreSQL's own words for a deadlock and a serialisation failure, said by a trigger: one statement after the other doesn't run into them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_contention_says_so_and_keeps_nothing() {
     let app = TestApp::on(Data::outgrown(), &[]).await;
     let ada = app.actor("ada").await;
     let token = ada.csrf().await;
     let kept = send(&ada, &token, &png(8, 8, 1)).await.uuid();
     let before = app.stored().await;
     let pool = sqlx::PgPool::connect(app.data().database_url()).await.expect("database");
-    for (code, status) in [("53100", 507), ("40P01", 503), ("40001", 503)] {
+    for (code, status) in [("40P01", 503), ("40001", 503)] {
         for sql in [
             format!(
                 "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
