@@ -6,7 +6,6 @@ const { test, expect } = require("@playwright/test");
 const { createHash } = require("node:crypto");
 const fs = require("node:fs");
 const http = require("node:http");
-const os = require("node:os");
 const path = require("node:path");
 const { start, stored, password, photographs } = require("./imagewell.js");
 
@@ -46,7 +45,7 @@ async function upload(page, file) {
 }
 
 function scratch(name, bytes) {
-  const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), "imagewell-e2e-")), name);
+  const file = test.info().outputPath(name);
   fs.writeFileSync(file, bytes);
   return file;
 }
