@@ -2,22 +2,13 @@
 //! [`crate::postgres`] is.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::faults::Upstream;
+use crate::postgres::start;
 
-/// What nobody has written to both of them isn't committed. A server doesn't run as root.
+/// What nobody has written to both of them isn't committed.
 const START: &str = r#"
-set -e
-trap '' HUP INT TERM
-bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
-dir=$(mktemp -d /tmp/imagewell-failover.XXXXXX)
-as=
-if [ "$(id -u)" = 0 ]; then
-  chown postgres "$dir"
-  as='setpriv --reuid=postgres --regid=postgres --clear-groups --'
-fi
-cd "$dir"
 ask() { $as "$bin/psql" -X -q -A -t -h "$dir" -p "$1" -U postgres -c "$2" postgres; }
 {
   $as "$bin/initdb" -D "$dir/first" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
@@ -62,14 +53,8 @@ impl Pair {
     /// When one can't be started.
     #[must_use]
     pub fn start() -> Self {
-        let mut shell =
-            Command::new("sh").args(["-c", START]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell starts");
+        let (folder, mut shell, answers) = start(Command::new("sh"), START, "");
         let words = shell.stdin.take().expect("pipe");
-        let mut answers = BufReader::new(shell.stdout.take().expect("pipe"));
-        let mut folder = String::new();
-        answers.read_line(&mut folder).expect("reads");
-        let folder = folder.trim().to_owned();
-        assert!(!folder.is_empty(), "PostgreSQL and its standby don't start");
         Self { folder, words, answers, _shell: shell }
     }
 

@@ -5,9 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
-/// Debian keeps the programs out of the path. Nothing here has to survive a power cut. A server doesn't run as root. Given a size, there is
-/// a database `small` whose tables lie on a disk of that size; its log lies elsewhere.
-const START: &str = r#"
+/// What a script begins with. Debian keeps the programs out of the path. A server doesn't run as root.
+const PROLOGUE: &str = r#"
 set -e
 # What ends the tests must not keep it from tidying up.
 trap '' HUP INT TERM
@@ -19,6 +18,11 @@ if [ "$(id -u)" = 0 ]; then
   as='setpriv --reuid=postgres --regid=postgres --clear-groups --'
 fi
 cd "$dir"
+"#;
+
+/// Nothing here has to survive a power cut. Given a size, there is a database `small` whose tables lie on a disk of that size; its log lies
+/// elsewhere.
+const START: &str = r#"
 if [ -n "$1" ]; then
   mkdir "$dir/small"
   mount -t tmpfs -o "size=$1" none "$dir/small"
@@ -50,7 +54,7 @@ struct Server {
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let (folder, shell) = start(Command::new("sh"), "");
+        let (folder, shell, _) = start(Command::new("sh"), START, "");
         let mut psql = Command::new("psql")
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", &folder, "-U", "postgres", "postgres"])
             .stdin(Stdio::piped())
@@ -62,15 +66,17 @@ fn server() -> &'static Server {
     })
 }
 
-/// A server's folder, and the shell that ends it.
-fn start(mut shell: Command, size: &str) -> (String, Child) {
-    let shell = shell.args(["-c", START, "sh", size]).stdin(Stdio::piped()).stdout(Stdio::piped());
+/// The folder that a script says when its servers run, the shell that ends them, and what it says further.
+pub(crate) fn start(mut shell: Command, script: &str, size: &str) -> (String, Child, BufReader<ChildStdout>) {
+    let script = format!("{PROLOGUE}{script}");
+    let shell = shell.args(["-c", &script, "sh", size]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut shell = shell.spawn().expect("a shell starts");
+    let mut says = BufReader::new(shell.stdout.take().expect("pipe"));
     let mut folder = String::new();
-    BufReader::new(shell.stdout.take().expect("pipe")).read_line(&mut folder).expect("reads");
+    says.read_line(&mut folder).expect("reads");
     let folder = folder.trim().to_owned();
     assert!(!folder.is_empty(), "PostgreSQL doesn't start: is Debian's package postgresql installed?");
-    (folder, shell)
+    (folder, shell, says)
 }
 
 /// A server of its own with one database on a disk that can be filled.
@@ -93,7 +99,7 @@ impl SmallDisk {
             command.args(["--map-current-user", "--keep-caps"]);
         }
         command.args(["--mount", "sh"]);
-        let (folder, shell) = start(command, size);
+        let (folder, shell, _) = start(command, START, size);
         Self { database_url: format!("postgres://postgres@localhost/small?host={folder}"), _shell: shell }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use imagewell_core::verify;
 use imagewell_engines::faults::{Behaviour, Proxy};
 use imagewell_engines::postgres::SmallDisk;
+use tokio::task::JoinHandle;
 
 use crate::app::{Actor, Answer, Data, Outgrown, TestApp};
 use crate::fixtures::{png, png_of_bytes};
@@ -34,6 +35,59 @@ async fn send(ada: &Actor, token: &str, bytes: &[u8]) -> Answer {
 
 pub async fn ready(app: &TestApp) -> u16 {
     Answer::of(app.visitor().get("/readyz")).await.status.as_u16()
+}
+
+/// By its uuid, each image that was acknowledged.
+type Kept = HashMap<String, Vec<u8>>;
+
+/// Uploads, one after the other for each actor, that go on whatever happens.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    lanes: Vec<JoinHandle<(Kept, u32)>>,
+}
+
+impl Load {
+    pub async fn start(actors: impl Iterator<Item = Actor>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut lanes = Vec::new();
+        for (number, ada) in (0_u64..).zip(actors) {
+            let token = ada.csrf().await;
+            lanes.push(tokio::spawn(lane(ada, token, number, Arc::clone(&stop))));
+        }
+        Self { stop, lanes }
+    }
+
+    /// What was acknowledged, and how many uploads were refused.
+    pub async fn finish(self) -> (Kept, u32) {
+        self.stop.store(true, Ordering::SeqCst);
+        let (mut kept, mut refused) = (HashMap::new(), 0);
+        for lane in self.lanes {
+            let (more, count) = lane.await.expect("every answer is one that is expected");
+            kept.extend(more);
+            refused += count;
+        }
+        (kept, refused)
+    }
+}
+
+async fn lane(ada: Actor, token: String, number: u64, stop: Arc<AtomicBool>) -> (Kept, u32) {
+    let (mut kept, mut refused) = (HashMap::new(), 0);
+    for round in 0_u64.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let bytes = png_of_bytes(20_000, number * 100_000 + round);
+        let answer = send(&ada, &token, &bytes).await;
+        match answer.status.as_u16() {
+            200 => drop(kept.insert(answer.uuid(), bytes)),
+            // 500 too: nobody knows the fate of a commit that broke off.
+            status => {
+                assert!(matches!(status, 500 | 503), "{status}: {}", answer.text());
+                refused += 1;
+            }
+        }
+    }
+    (kept, refused)
 }
 
 /// What goes wrong is told at once or after the patience that was set, leaves nothing behind, and is over when the fault is.
@@ -126,31 +180,7 @@ async fn a_short_absence_of_the_database_is_only_a_short_wait() {
 async fn whatever_breaks_off_what_was_acknowledged_is_there() {
     let (app, database, store) = behind_proxies(&[("sweep.grace_seconds", "0")]).await;
     let ada = app.actor("ada").await;
-    let token = ada.csrf().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let lanes = (0..6_u64).map(|lane| {
-        let (ada, token, stop) = (ada.clone(), token.clone(), Arc::clone(&stop));
-        tokio::spawn(async move {
-            let (mut kept, mut refused) = (HashMap::new(), 0);
-            for round in 0_u64.. {
-                if stop.load(Ordering::SeqCst) {
-                    break;
-                }
-                let bytes = png_of_bytes(20_000, lane * 100_000 + round);
-                let answer = send(&ada, &token, &bytes).await;
-                match answer.status.as_u16() {
-                    200 => drop(kept.insert(answer.uuid(), bytes)),
-                    // 401 and 500 too: nobody knows the fate of a commit that broke off.
-                    status => {
-                        assert!(matches!(status, 500 | 503), "{status}: {}", answer.text());
-                        refused += 1;
-                    }
-                }
-            }
-            (kept, refused)
-        })
-    });
-    let lanes: Vec<_> = lanes.collect();
+    let load = Load::start((0..6).map(|_| ada.clone())).await;
     for round in 0..30_u64 {
         tokio::time::sleep(Duration::from_millis(100 + round * 13 % 150)).await;
         let proxy = if round % 3 == 0 { &store } else { &database };
@@ -158,13 +188,7 @@ async fn whatever_breaks_off_what_was_acknowledged_is_there() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         proxy.behave(Behaviour::Pass);
     }
-    stop.store(true, Ordering::SeqCst);
-    let (mut kept, mut refused) = (HashMap::new(), 0);
-    for lane in lanes {
-        let (more, count) = lane.await.expect("every answer is one that is expected");
-        kept.extend(more);
-        refused += count;
-    }
+    let (kept, refused) = load.finish().await;
     println!("{} acknowledged, {refused} refused, {} + {} connections cut", kept.len(), database.cut(), store.cut());
     assert!(kept.len() > 50 && database.cut() > 10);
     for (uuid, bytes) in &kept {
