@@ -20,6 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../clients"))
 sys.path.insert(0, os.path.join(HERE, "../cluster"))
 from clients import MD5, Service, photograph  # noqa: E402
+from cluster import picture  # noqa: E402
 from parts import free_port, listens, wait_until  # noqa: E402
 
 # Every emulator's, as its documentation says.
@@ -61,17 +62,6 @@ class Emulator:
         self.process.wait()
 
 
-def noise(length):
-    """A PNG of about this size that nothing makes smaller."""
-    import struct
-    import zlib
-    side = int((length / 3) ** 0.5)
-    rows = b"".join(b"\0" + os.urandom(side * 3) for _ in range(side))
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
-
-
 class Azure(unittest.TestCase):
     def upload(self, name, content):
         answer = requests.post(service.file(name), data=content, auth=TILL)
@@ -83,7 +73,7 @@ class Azure(unittest.TestCase):
 
     def test_small_and_large_ones_come_back_whole_by_the_stores_own_link(self):
         # The large one goes in parts.
-        for name, content in (("small.jpg", photograph()), ("large.png", noise(14_000_000))):
+        for name, content in (("small.jpg", photograph()), ("large.png", picture(14_000_000, 1))):
             link = self.upload(name, content)["secureFilePath"]
             self.assertTrue(link.startswith(emulator.endpoint), link)
             opened = requests.get(link)
@@ -103,9 +93,9 @@ class Azure(unittest.TestCase):
 
     def test_what_is_deleted_is_gone_after_its_undo_window(self):
         before = emulator.blobs()
-        link = self.upload("gone.jpg", photograph()[:-2] + os.urandom(8) + photograph()[-2:])["secureFilePath"]
+        link = self.upload("gone.png", picture(10_000, 2))["secureFilePath"]
         self.assertEqual(len(emulator.blobs() - before), 1)
-        requests.delete(service.file("gone.jpg"), auth=TILL).raise_for_status()
+        requests.delete(service.file("gone.png"), auth=TILL).raise_for_status()
         time.sleep(1.1)
         service.run("sweep")
         self.assertEqual(requests.get(link).status_code, 404)
