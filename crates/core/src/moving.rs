@@ -14,7 +14,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use crate::db::copying::{self, Snapshot, TABLES, Table};
 use crate::db::moves::{self, MoveState, Side, Stage};
 use crate::db::query::Value;
-use crate::db::{self, Database, Refusal};
+use crate::db::{self, Database, Refusal, triggers};
 use crate::halt::Halt;
 use crate::model::{BlobKey, Timestamp};
 use crate::spool::Spool;
@@ -145,9 +145,9 @@ impl Move {
     /// # Errors
     /// What stands in the way; the next run goes on from here.
     pub async fn copy(&mut self) -> Result<(), Error> {
-        self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
+        self.write_source(|connection| Box::pin(triggers::allow_changes(connection))).await?;
         if self.state.position.is_none() {
-            self.write_source(|connection| Box::pin(copying::note_changes(connection))).await?;
+            self.write_source(|connection| Box::pin(triggers::note_changes(connection))).await?;
             self.note(Stage::Copying).await?;
             self.rows().await?;
             self.state.position = Some(String::new());
@@ -174,7 +174,7 @@ impl Move {
         self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
         if let Err(error) = self.prepare(hand_over).await {
-            self.write_source(|connection| Box::pin(copying::allow_changes(connection))).await?;
+            self.write_source(|connection| Box::pin(triggers::allow_changes(connection))).await?;
             self.note(Stage::Copying).await?;
             return Err(error);
         }
@@ -187,7 +187,7 @@ impl Move {
     /// All that can be taken back.
     async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         self.summary.nodes = self.wait_for_nodes().await?;
-        self.write_source(|connection| Box::pin(copying::refuse_changes(connection))).await?;
+        self.write_source(|connection| Box::pin(triggers::refuse_changes(connection))).await?;
         while self.round().await? > 0 {}
         self.count().await?;
         hand_over()
@@ -220,7 +220,7 @@ impl Move {
         .await?;
         self.note(Stage::Moved).await?;
         // The refusing triggers stay, and with them nothing can be lost that comes late.
-        self.write_source(|connection| Box::pin(copying::stop_noting(connection))).await
+        self.write_source(|connection| Box::pin(triggers::stop_noting(connection))).await
     }
 
     /// Until every node holds back writes. How many there are.
@@ -428,8 +428,8 @@ pub async fn cancel(place: &db::Place) -> Result<(), Error> {
 }
 
 async fn undo(connection: &mut db::Connection) -> Result<(), Error> {
-    copying::allow_changes(connection).await?;
-    copying::stop_noting(connection).await?;
+    triggers::allow_changes(connection).await?;
+    triggers::stop_noting(connection).await?;
     moves::delete(connection, Side::Source).await
 }
 

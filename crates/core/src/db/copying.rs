@@ -1,5 +1,4 @@
-//! Rows of any table from one database to another, while the first one is in use. Triggers note the key of whatever changes meanwhile;
-//! at the end they refuse changes instead.
+//! Rows of any table from one database to another, while the first one is in use (see [`super::triggers`]).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +29,7 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
-    keys: usize,
+    pub(super) keys: usize,
     columns: &'static [(&'static str, Kind)],
 }
 
@@ -165,7 +164,7 @@ impl Table {
         self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    fn key_columns(&self) -> Vec<&'static str> {
+    pub(super) fn key_columns(&self) -> Vec<&'static str> {
         self.columns[..self.keys].iter().map(|(name, _)| *name).collect()
     }
 
@@ -354,96 +353,13 @@ pub(crate) async fn forget_changes(connection: &mut Connection, numbers: &[i64])
     Ok(())
 }
 
-/// Begins to note what changes.
-pub(crate) async fn note_changes(connection: &mut Connection) -> Result<(), Error> {
-    let columns = "table_name TEXT NOT NULL, k1 TEXT, k2 TEXT, k3 TEXT, k4 TEXT)";
-    let seq = match connection.link {
-        Link::Sqlite(_) => "INTEGER PRIMARY KEY AUTOINCREMENT",
-        Link::Postgres(_) => "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-    };
-    run(connection, format!("CREATE TABLE IF NOT EXISTS move_log (seq {seq}, {columns}"), &[]).await?;
-    for table in TABLES {
-        let note = |row: &str| {
-            let key = table.key_columns().iter().map(|key| format!("CAST({row}.{key} AS TEXT)")).collect::<Vec<_>>();
-            let names = (1..=table.keys).map(|number| format!("k{number}")).collect::<Vec<_>>().join(", ");
-            format!("INSERT INTO move_log (table_name, {names}) VALUES ('{}', {});", table.name, key.join(", "))
-        };
-        trigger(connection, table, "note", "AFTER", &note("NEW"), &note("OLD")).await?;
-    }
-    Ok(())
-}
-
 /// Tells every process that caches rights to forget them.
 pub(crate) async fn raise_generation(connection: &mut Connection) -> Result<(), Error> {
     super::accounts::Provisioning(connection).raise_generation().await
 }
 
-/// From now on every change is refused, whoever tries it.
-pub(crate) async fn refuse_changes(connection: &mut Connection) -> Result<(), Error> {
-    let refuse = match connection.link {
-        Link::Sqlite(_) => "SELECT RAISE(ABORT, 'the data has moved to another database');",
-        Link::Postgres(_) => "RAISE EXCEPTION 'the data has moved to another database';",
-    };
-    for table in TABLES {
-        trigger(connection, table, "refuse", "BEFORE", refuse, refuse).await?;
-    }
-    Ok(())
-}
-
-/// Lets changes happen again.
-pub(crate) async fn allow_changes(connection: &mut Connection) -> Result<(), Error> {
-    for table in TABLES {
-        drop_trigger(connection, table, "refuse").await?;
-    }
-    Ok(())
-}
-
-/// As if nothing had been noted.
-pub(crate) async fn stop_noting(connection: &mut Connection) -> Result<(), Error> {
-    for table in TABLES {
-        drop_trigger(connection, table, "note").await?;
-    }
-    run(connection, "DROP TABLE IF EXISTS move_log".into(), &[]).await
-}
-
-async fn trigger(
-    connection: &mut Connection,
-    table: &Table,
-    what: &str,
-    when: &str,
-    on_new: &str,
-    on_old: &str,
-) -> Result<(), Error> {
-    let name = table.name;
-    drop_trigger(connection, table, what).await?;
-    if let Link::Sqlite(_) = connection.link {
-        for (event, statement) in [("INSERT", on_new), ("UPDATE", on_new), ("DELETE", on_old)] {
-            let sql = format!("CREATE TRIGGER move_{what}_{name}_{event} {when} {event} ON {name} BEGIN {statement} END");
-            run(connection, sql, &[]).await?;
-        }
-        return Ok(());
-    }
-    let body = format!("BEGIN IF TG_OP = 'DELETE' THEN {on_old} ELSE {on_new} END IF; RETURN NULL; END");
-    let function = format!("CREATE FUNCTION move_{what}_{name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$");
-    run(connection, function, &[]).await?;
-    let events = format!("{when} INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION move_{what}_{name}()");
-    run(connection, format!("CREATE TRIGGER move_{what}_{name} {events}"), &[]).await
-}
-
-async fn drop_trigger(connection: &mut Connection, table: &Table, what: &str) -> Result<(), Error> {
-    let name = table.name;
-    if let Link::Sqlite(_) = connection.link {
-        for event in ["INSERT", "UPDATE", "DELETE"] {
-            run(connection, format!("DROP TRIGGER IF EXISTS move_{what}_{name}_{event}"), &[]).await?;
-        }
-        return Ok(());
-    }
-    run(connection, format!("DROP TRIGGER IF EXISTS move_{what}_{name} ON {name}"), &[]).await?;
-    run(connection, format!("DROP FUNCTION IF EXISTS move_{what}_{name}()"), &[]).await
-}
-
 /// Statements here are made of names in [`TABLES`] and nothing else.
-async fn run(connection: &mut Connection, sql: String, values: &[Value<'_>]) -> Result<(), Error> {
+pub(super) async fn run(connection: &mut Connection, sql: String, values: &[Value<'_>]) -> Result<(), Error> {
     let sql = AssertSqlSafe(sql);
     let done = match &mut connection.link {
         Link::Sqlite(link) => {

@@ -27,6 +27,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tickets;
+pub(crate) mod triggers;
 pub(crate) mod variants;
 mod writer;
 
