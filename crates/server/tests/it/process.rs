@@ -14,6 +14,9 @@ use crate::app::{Actor, Answer, Outgrown, PASSWORD, program};
 /// Two users in one org; ada uploads and sees.
 pub const PLAN: &str = include_str!("../../../../testdata/accounts.toml");
 
+/// Of the log of a process whose test has failed.
+const LINES_SHOWN: usize = 60;
+
 /// A running `imagewell serve`.
 pub struct Process {
     pub child: Child,
@@ -176,6 +179,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let telling: Vec<&str> = log.lines().filter(|line| !line.contains("\"status\":2")).collect();
+            eprintln!("what its log tells at last:\n{}", telling[telling.len().saturating_sub(LINES_SHOWN)..].join("\n"));
+        }
     }
 }
 
