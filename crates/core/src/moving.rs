@@ -145,9 +145,9 @@ impl Move {
     /// # Errors
     /// What stands in the way; the next run goes on from here.
     pub async fn copy(&mut self) -> Result<(), Error> {
-        self.write_source(|connection| Box::pin(triggers::allow_changes(connection))).await?;
+        triggers::allow_changes(&self.source).await?;
         if self.state.position.is_none() {
-            self.write_source(|connection| Box::pin(triggers::note_changes(connection))).await?;
+            triggers::note_changes(&self.source).await?;
             self.note(Stage::Copying).await?;
             self.rows().await?;
             self.state.position = Some(String::new());
@@ -174,7 +174,7 @@ impl Move {
         self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
         if let Err(error) = self.prepare(hand_over).await {
-            self.write_source(|connection| Box::pin(triggers::allow_changes(connection))).await?;
+            triggers::allow_changes(&self.source).await?;
             self.note(Stage::Copying).await?;
             return Err(error);
         }
@@ -187,7 +187,7 @@ impl Move {
     /// All that can be taken back.
     async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         self.summary.nodes = self.wait_for_nodes().await?;
-        self.write_source(|connection| Box::pin(triggers::refuse_changes(connection))).await?;
+        triggers::refuse_changes(&self.source).await?;
         while self.round().await? > 0 {}
         self.count().await?;
         hand_over()
@@ -220,7 +220,7 @@ impl Move {
         .await?;
         self.note(Stage::Moved).await?;
         // The refusing triggers stay, and with them nothing can be lost that comes late.
-        self.write_source(|connection| Box::pin(triggers::stop_noting(connection))).await
+        triggers::stop_noting(&self.source).await
     }
 
     /// Until every node holds back writes. How many there are.
@@ -422,15 +422,12 @@ pub async fn cancel(place: &db::Place) -> Result<(), Error> {
         }
         _ => {}
     }
-    source.write_past_gate(None, |connection| Box::pin(undo(connection)), Refusal::Expected).await?;
+    triggers::allow_changes(&source).await?;
+    // Before the first change goes unnoted, nothing may be left that a move would go on from.
+    source.write_past_gate(None, |connection| Box::pin(moves::delete(connection, Side::Source)), Refusal::Expected).await?;
+    triggers::stop_noting(&source).await?;
     source.close().await;
     Ok(())
-}
-
-async fn undo(connection: &mut db::Connection) -> Result<(), Error> {
-    triggers::allow_changes(connection).await?;
-    triggers::stop_noting(connection).await?;
-    moves::delete(connection, Side::Source).await
 }
 
 /// What a version's row says of its bytes.

@@ -1,54 +1,83 @@
 //! Triggers of a move: they note the key of whatever changes meanwhile, and at the end they refuse changes instead.
 
+use futures_util::future::BoxFuture;
+
 use super::copying::{TABLES, Table, run};
-use super::{Connection, Link};
+use super::{Connection, Database, Link, Refusal};
 use crate::Error;
 
 /// Begins to note what changes.
-pub(crate) async fn note_changes(connection: &mut Connection) -> Result<(), Error> {
+pub(crate) async fn note_changes(database: &Database) -> Result<(), Error> {
+    write(database, |connection| Box::pin(make_log(connection))).await?;
+    for_each_table(database, |connection, table| Box::pin(note(connection, table))).await
+}
+
+/// From now on every change is refused, whoever tries it.
+pub(crate) async fn refuse_changes(database: &Database) -> Result<(), Error> {
+    for_each_table(database, |connection, table| Box::pin(refuse(connection, table))).await
+}
+
+/// Lets changes happen again.
+pub(crate) async fn allow_changes(database: &Database) -> Result<(), Error> {
+    for_each_table(database, |connection, table| Box::pin(drop_trigger(connection, table, "refuse"))).await
+}
+
+/// As if nothing had been noted.
+pub(crate) async fn stop_noting(database: &Database) -> Result<(), Error> {
+    for_each_table(database, |connection, table| Box::pin(drop_trigger(connection, table, "note"))).await?;
+    write(database, |connection| Box::pin(run(connection, "DROP TABLE IF EXISTS move_log".into(), &[]))).await
+}
+
+type Step = for<'c> fn(&'c mut Connection, &'static Table) -> BoxFuture<'c, Result<(), Error>>;
+
+/// Each in a transaction of its own where a table is locked for as long as that runs: who holds one lock only can't be what another one waits for
+/// while it waits itself, so that no request has to give way.
+async fn for_each_table(database: &Database, step: Step) -> Result<(), Error> {
+    let together = if database.is_shared() { 1 } else { TABLES.len() };
+    for tables in TABLES.chunks(together) {
+        write(database, move |connection| Box::pin(step_through(connection, tables, step))).await?;
+    }
+    Ok(())
+}
+
+async fn step_through(connection: &mut Connection, tables: &'static [Table], step: Step) -> Result<(), Error> {
+    for table in tables {
+        step(connection, table).await?;
+    }
+    Ok(())
+}
+
+async fn write<F>(database: &Database, work: F) -> Result<(), Error>
+where
+    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<(), Error>> + Send + 'static,
+{
+    database.write_past_gate(None, work, Refusal::Expected).await
+}
+
+async fn make_log(connection: &mut Connection) -> Result<(), Error> {
     let columns = "table_name TEXT NOT NULL, k1 TEXT, k2 TEXT, k3 TEXT, k4 TEXT)";
     let seq = match connection.link {
         Link::Sqlite(_) => "INTEGER PRIMARY KEY AUTOINCREMENT",
         Link::Postgres(_) => "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     };
-    run(connection, format!("CREATE TABLE IF NOT EXISTS move_log (seq {seq}, {columns}"), &[]).await?;
-    for table in TABLES {
-        let note = |row: &str| {
-            let key = table.key_columns().iter().map(|key| format!("CAST({row}.{key} AS TEXT)")).collect::<Vec<_>>();
-            let names = (1..=table.keys).map(|number| format!("k{number}")).collect::<Vec<_>>().join(", ");
-            format!("INSERT INTO move_log (table_name, {names}) VALUES ('{}', {});", table.name, key.join(", "))
-        };
-        trigger(connection, table, "note", "AFTER", &note("NEW"), &note("OLD")).await?;
-    }
-    Ok(())
+    run(connection, format!("CREATE TABLE IF NOT EXISTS move_log (seq {seq}, {columns}"), &[]).await
 }
 
-/// From now on every change is refused, whoever tries it.
-pub(crate) async fn refuse_changes(connection: &mut Connection) -> Result<(), Error> {
+async fn note(connection: &mut Connection, table: &Table) -> Result<(), Error> {
+    let note = |row: &str| {
+        let key = table.key_columns().iter().map(|key| format!("CAST({row}.{key} AS TEXT)")).collect::<Vec<_>>();
+        let names = (1..=table.keys).map(|number| format!("k{number}")).collect::<Vec<_>>().join(", ");
+        format!("INSERT INTO move_log (table_name, {names}) VALUES ('{}', {});", table.name, key.join(", "))
+    };
+    trigger(connection, table, "note", "AFTER", &note("NEW"), &note("OLD")).await
+}
+
+async fn refuse(connection: &mut Connection, table: &Table) -> Result<(), Error> {
     let refuse = match connection.link {
         Link::Sqlite(_) => "SELECT RAISE(ABORT, 'the data has moved to another database');",
         Link::Postgres(_) => "RAISE EXCEPTION 'the data has moved to another database';",
     };
-    for table in TABLES {
-        trigger(connection, table, "refuse", "BEFORE", refuse, refuse).await?;
-    }
-    Ok(())
-}
-
-/// Lets changes happen again.
-pub(crate) async fn allow_changes(connection: &mut Connection) -> Result<(), Error> {
-    for table in TABLES {
-        drop_trigger(connection, table, "refuse").await?;
-    }
-    Ok(())
-}
-
-/// As if nothing had been noted.
-pub(crate) async fn stop_noting(connection: &mut Connection) -> Result<(), Error> {
-    for table in TABLES {
-        drop_trigger(connection, table, "note").await?;
-    }
-    run(connection, "DROP TABLE IF EXISTS move_log".into(), &[]).await
+    trigger(connection, table, "refuse", "BEFORE", refuse, refuse).await
 }
 
 async fn trigger(

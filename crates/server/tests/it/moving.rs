@@ -147,6 +147,50 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     assert!(checked.status.success(), "{}", text(&checked));
 }
 
+/// Who changes rows locks tables in an order of the planner's. Two that wait for each other end in an error for one of them, and it must not be a
+/// request's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_from_postgresql_and_writers_never_wait_for_each_other() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let source = share(&[&data]);
+    provision(&data);
+    let pool = sqlx::PgPool::connect(source.database_url()).await.expect("database");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let stop = Arc::clone(&stop);
+        async move {
+            let mut rounds = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let mut transaction = pool.begin().await.expect("begins");
+                for table in ["versions", "images", "orgs"] {
+                    let lock = format!("LOCK TABLE {table} IN ROW EXCLUSIVE MODE");
+                    sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *transaction).await.expect("nobody has to give way");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                transaction.commit().await.expect("commits");
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    let move_to = async |name: &str, arguments: &[&str]| {
+        let there = folder.path().join(name);
+        let (database, store) =
+            (format!("sqlite://{}", there.join("imagewell.db").display()), format!("file://{}", there.join("blobs").display()));
+        let to = ["migrate", "--to-database", &database, "--to-storage", &store];
+        let mut command = imagewell(&data, &[&to[..], arguments].concat());
+        let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("ends");
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    move_to("one", &["--copy-only"]).await;
+    let cancelled = run(&data, &["migrate", "--cancel"]);
+    assert!(cancelled.status.success(), "{}", text(&cancelled));
+    move_to("other", &[]).await;
+    stop.store(true, Ordering::SeqCst);
+    assert!(writer.await.expect("every lock was given") > 10);
+}
+
 /// Of two nodes the one on whose machine the move was made goes on; the other one can't know where to, and ends to be started anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_can_not_follow_holds_back_its_writes_and_ends() {
