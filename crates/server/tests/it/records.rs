@@ -304,7 +304,9 @@ async fn a_rendering_that_would_be_too_large_is_refused_with_the_limit() {
 /// A busy service still serves what it has.
 #[tokio::test]
 async fn under_overload_new_renderings_wait_their_turn_and_kept_ones_are_served() {
-    let overload = [("workers.concurrent_max", "1"), ("workers.queue_max", "0"), ("images.looks", "false")];
+    let mut overload = vec![("workers.concurrent_max", "1"), ("workers.queue_max", "0"), ("images.looks", "false")];
+    // What is slow here may take long where the tests run beside others.
+    overload.push(("workers.time_seconds_max", "300"));
     let app = TestApp::with(&overload).await;
     let ada = std::sync::Arc::new(app.actor("ada").await);
     let uuid = ada.upload(crate::fixtures::png(3000, 2500, 1)).await.uuid();
