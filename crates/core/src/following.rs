@@ -95,9 +95,10 @@ pub(crate) async fn run(app: Arc<App>) {
 
 async fn next(app: &Arc<App>, gate: Gate, state: Option<&MoveState>) -> Gate {
     let shut = state.is_some_and(|state| match state.stage {
-        Stage::Waiting => Timestamp::now() < state.waits_until,
+        // While it is copied, now and then.
+        Stage::Waiting | Stage::Copying => Timestamp::now() < state.waits_until,
         Stage::Moved => true,
-        Stage::Copying | Stage::Live => false,
+        Stage::Live => false,
     });
     match gate {
         _ if !shut => Gate::Open,

@@ -277,12 +277,21 @@ impl Snapshot {
         self.rows(table.page(after.is_some()), &key, table.columns).await
     }
 
-    /// Changes that were noted, the oldest first: their numbers, and what has changed.
-    pub(crate) async fn changes(&mut self) -> Result<Changes, Error> {
+    /// The number of the change that was noted last; 0 when there is none.
+    pub(crate) async fn latest_change(&mut self) -> Result<i64, Error> {
+        let rows = self.rows("SELECT COALESCE(MAX(seq), 0) FROM move_log".into(), &[], &[("latest", Integer)]).await?;
+        match rows.first().and_then(|row| row.first()) {
+            Some(Value::Integer(Some(latest))) => Ok(*latest),
+            _ => Err(Error::Internal { detail: "the log of changes couldn't be read".into() }),
+        }
+    }
+
+    /// Changes that were noted up to this number, the oldest first: their numbers, and what has changed.
+    pub(crate) async fn changes(&mut self, until: i64) -> Result<Changes, Error> {
         let columns = [("seq", Integer), ("name", Text), ("k1", Text), ("k2", Text), ("k3", Text), ("k4", Text)];
-        let sql = format!("SELECT seq, table_name, k1, k2, k3, k4 FROM move_log ORDER BY seq LIMIT {CHANGES}");
+        let sql = format!("SELECT seq, table_name, k1, k2, k3, k4 FROM move_log WHERE seq <= $1 ORDER BY seq LIMIT {CHANGES}");
         let mut changes = Changes::default();
-        for row in self.rows(sql, &[], &columns).await? {
+        for row in self.rows(sql, &[Value::from(until)], &columns).await? {
             let (Value::Integer(Some(seq)), Value::Text(Some(name))) = (&row[0], &row[1]) else { continue };
             changes.numbers.push(*seq);
             let Some(index) = TABLES.iter().position(|table| table.name == name.as_ref()) else { continue };

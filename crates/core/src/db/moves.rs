@@ -36,9 +36,9 @@ impl Side {
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The source serves as ever.
+    /// The source serves as ever, but for nodes holding back all writes until the given moment, if it is to come.
     Copying,
-    /// Nodes of the source hold back all writes, until the given moment at most.
+    /// As that, and the source may be refusing changes.
     Waiting,
     /// The source is not to be used any more.
     Moved,

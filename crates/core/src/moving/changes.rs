@@ -1,17 +1,117 @@
-//! What has changed since the rows were copied.
+//! What has changed since the rows were copied. While it is worked off more comes in, and that must become less: where it doesn't, because the
+//! service changes things as fast as they are copied, writes are made to wait now and then.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::{Move, Progress};
 use crate::Error;
 use crate::db::copying::{self, Snapshot, TABLES, Table};
+use crate::db::moves::{self, MoveState, Side};
 use crate::db::query::Value;
+use crate::db::{Database, Refusal};
+use crate::model::Timestamp;
+
+/// Changes that are few enough to be worked off while all writes wait.
+const FEW: usize = 50;
+/// A pass that takes no longer is the last one before all writes wait: those will have to wait for about as long as the next one takes.
+const SHORT: Duration = Duration::from_secs(2);
+/// The same where it took a brake to come there; a request may still wait for so long.
+const SHORT_WITH_BRAKE: Duration = Duration::from_secs(8);
+/// Of the time that the pass before took.
+const CLEARLY_LESS: f64 = 0.75;
+/// Passes in a row that don't become shorter although the brake is on, before it is given up.
+const IN_VAIN_MAX: u32 = 3;
+/// Writes wait for so long at a time while the brake is on,
+const HELD: Duration = Duration::from_secs(4);
+/// and are let through for so long between.
+const LET_THROUGH: Duration = Duration::from_secs(1);
+
+/// Whether writes may be made to wait now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Braking {
+    Never,
+    IfNeeded,
+}
+
+/// How the work on changes goes.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The last pass, or what was copied before the first one.
+    pub(super) took: Duration,
+    /// Whether it was long, and did not take clearly less than the one before.
+    in_vain: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { took: Duration::MAX, in_vain: false }
+    }
+}
 
 impl Move {
-    /// Works off changes that were noted, blobs before the rows that point at them. How many.
-    pub(super) async fn round(&mut self) -> Result<usize, Error> {
+    /// Works off what has changed until that is little, or doesn't become less.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it doesn't become less although the brake is on.
+    pub(super) async fn catch_up(&mut self, braking: Braking) -> Result<(), Error> {
+        let mut brake = None;
+        let caught_up = self.passes(braking, &mut brake).await;
+        if let Some(brake) = brake {
+            brake.release().await;
+        }
+        caught_up
+    }
+
+    async fn passes(&mut self, braking: Braking, brake: &mut Option<Brake>) -> Result<(), Error> {
+        let mut in_vain = 0;
+        loop {
+            if self.pace.in_vain && braking == Braking::Never {
+                return Ok(());
+            }
+            if self.pace.in_vain && brake.is_none() {
+                (self.report)(Progress::Slowed);
+                *brake = Some(Brake::put_on(&self.source, &self.state));
+            }
+            let begun = Instant::now();
+            let changes = self.pass().await?;
+            let (took, before) = (begun.elapsed(), self.pace.took);
+            let little = changes < FEW || took < if brake.is_some() { SHORT_WITH_BRAKE } else { SHORT };
+            self.pace = Pace { took, in_vain: !little && took > before.mul_f64(CLEARLY_LESS) };
+            if little {
+                return Ok(());
+            }
+            in_vain = if self.pace.in_vain && brake.is_some() { in_vain + 1 } else { 0 };
+            if in_vain > IN_VAIN_MAX {
+                return Err(too_many_changes());
+            }
+        }
+    }
+
+    /// Works off what had changed when it began. How many changes those were.
+    async fn pass(&mut self) -> Result<usize, Error> {
         let mut snapshot = Snapshot::of(&self.source).await?;
-        let changes = snapshot.changes().await?;
+        let latest = snapshot.latest_change().await?;
+        snapshot.end().await?;
+        let mut all = 0;
+        loop {
+            match self.round(latest).await? {
+                0 => return Ok(all),
+                some => all += some,
+            }
+        }
+    }
+
+    /// Works off changes that were noted up to this number, blobs before the rows that point at them. How many; there may be more.
+    pub(super) async fn round(&mut self, until: i64) -> Result<usize, Error> {
+        let mut snapshot = Snapshot::of(&self.source).await?;
+        let changes = snapshot.changes(until).await?;
+        if changes.numbers.is_empty() {
+            return snapshot.end().await.map(|()| 0);
+        }
         let mut present: Vec<(&'static Table, Vec<Vec<Value<'static>>>)> = Vec::new();
         let mut absent: Vec<(&'static Table, Vec<Vec<Value<'static>>>)> = Vec::new();
         for (index, keys) in &changes.keys {
@@ -24,6 +124,7 @@ impl Move {
         snapshot.end().await?;
         for (table, rows) in present.iter().filter(|(table, _)| table.name == "versions") {
             let blobs = self.new_blobs(table, rows).await?;
+            self.blobs_in_all = self.summary.blobs + blobs.len() as u64;
             self.copy_blobs(blobs).await?;
         }
         self.write_target(move |connection| {
@@ -44,5 +145,57 @@ impl Move {
         self.write_source(move |connection| Box::pin(async move { copying::forget_changes(connection, &numbers).await })).await?;
         (self.report)(Progress::Changes(count as u64));
         Ok(count)
+    }
+}
+
+fn too_many_changes() -> Error {
+    Error::invalid(
+        "changes come in faster than they are copied, although writes are made to wait most of the time: allow more --bytes-per-second-max, or give \
+         the same command again when there is less to do; the service goes on as it is",
+    )
+}
+
+/// Makes the writes of all nodes wait now and then, until it is released or dropped.
+struct Brake {
+    release: oneshot::Sender<()>,
+    pulses: JoinHandle<()>,
+}
+
+impl Brake {
+    fn put_on(source: &Database, state: &MoveState) -> Self {
+        let (release, mut released) = oneshot::channel();
+        let (source, state) = (source.clone(), state.clone());
+        let pulses = tokio::spawn(async move {
+            loop {
+                say(&source, &state, Timestamp::now().plus(HELD)).await;
+                let ends = tokio::time::timeout(HELD, &mut released).await.is_ok();
+                // Said too, because clocks differ.
+                say(&source, &state, Timestamp(0)).await;
+                if ends || tokio::time::timeout(LET_THROUGH, &mut released).await.is_ok() {
+                    return;
+                }
+            }
+        });
+        Self { release, pulses }
+    }
+
+    async fn release(self) {
+        drop(self.release);
+        if let Err(error) = self.pulses.await {
+            tracing::warn!(%error, "the brake broke");
+        }
+    }
+}
+
+/// A pulse that isn't heard is made up for by the next one.
+async fn say(source: &Database, state: &MoveState, waits_until: Timestamp) {
+    let state = MoveState { waits_until, ..state.clone() };
+    let work = source.write_past_gate(
+        None,
+        move |connection| Box::pin(async move { moves::put(connection, Side::Source, &state).await }),
+        Refusal::Expected,
+    );
+    if let Err(error) = work.await {
+        tracing::warn!(%error, "nodes could not be asked to hold back writes");
     }
 }

@@ -1,8 +1,8 @@
 //! Moving all data to another database and another store while the service runs.
 //!
 //! Triggers on the source note what changes. Rows are copied as they were at one moment, then the blobs that they point at, each of which is
-//! read back and compared with its digest; then what has changed meanwhile, until that is little. Then the nodes of the source are asked to hold
-//! back writes, the source refuses all changes, the rest is copied and counted, and the nodes go on with the target: a request that came in
+//! read back and compared with its digest; then what has changed meanwhile, until that is little, for which writes are slowed down where they
+//! must be. Then the nodes of the source are asked to hold back writes, the source refuses all changes, the rest is copied and counted, and the nodes go on with the target: a request that came in
 //! meanwhile has waited a little. Whatever is cut off goes on where it was when it is started again; until the end the source is the truth.
 
 mod blobs;
@@ -11,6 +11,7 @@ mod changes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::changes::{Braking, Pace};
 use crate::Error;
 use crate::db::copying::{self, Snapshot, TABLES};
 use crate::db::moves::{self, MoveState, Side, Stage};
@@ -19,20 +20,16 @@ use crate::halt::Halt;
 use crate::model::Timestamp;
 use crate::storage::{self, Storage};
 
-/// Changes that are few enough to be worked off while writes wait.
-const FEW: usize = 50;
-/// A round that takes no longer is the last one before writes wait.
-const SHORT: Duration = Duration::from_secs(2);
-/// Rounds before writes have to wait although changes come in as fast as they are copied.
-const ROUNDS_MAX: u32 = 10;
 /// A node that wasn't seen for longer is gone.
 pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(15);
 /// For the last two steps, a second apart.
 const CONCLUDED_TRIES_MAX: u32 = 60;
 /// For all nodes to hold back writes.
 const NODES_MAX: Duration = Duration::from_secs(40);
-/// For the whole time that writes wait; nodes go on with the source after that.
+/// For the whole time that writes wait; nodes go on with the source after that,
 const WAITS_MAX: Duration = Duration::from_secs(90);
+/// so it is given up before.
+const PREPARED_WITHIN: Duration = Duration::from_secs(75);
 
 /// Where from, where to, and how.
 #[derive(Debug, Clone)]
@@ -67,6 +64,8 @@ pub enum Progress {
     },
     /// So many changes that came in meanwhile are worked off.
     Changes(u64),
+    /// Changes come in as fast as they are copied, so writes are made to wait now and then.
+    Slowed,
     /// Nodes are asked to hold back writes.
     Waiting,
     /// So long they did.
@@ -97,6 +96,7 @@ pub struct Move {
     begun: Instant,
     summary: Summary,
     blobs_in_all: u64,
+    pace: Pace,
     report: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
@@ -123,7 +123,19 @@ impl Move {
         let report = Box::new(report);
         let summary = Summary::default();
         let is_live = moves::find(&target, Side::Target).await?.is_some_and(|there| there.stage == Stage::Live);
-        let mut opened = Self { plan, source, target, from, to, state, begun: Instant::now(), summary, blobs_in_all: 0, report };
+        let mut opened = Self {
+            plan,
+            source,
+            target,
+            from,
+            to,
+            state,
+            begun: Instant::now(),
+            summary,
+            blobs_in_all: 0,
+            pace: Pace::default(),
+            report,
+        };
         if is_live {
             // It was cut off between the last two steps.
             opened.conclude().await?;
@@ -137,37 +149,40 @@ impl Move {
     /// # Errors
     /// What stands in the way; the next run goes on from here.
     pub async fn copy(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        let is_new = self.state.position.is_none();
         triggers::allow_changes(&self.source).await?;
-        if self.state.position.is_none() {
+        if is_new {
             triggers::note_changes(&self.source).await?;
             self.note(Stage::Copying).await?;
             self.rows().await?;
             self.state.position = Some(String::new());
-            self.note(Stage::Copying).await?;
         }
+        self.let_writes_through().await?;
         self.blobs().await?;
-        for _ in 0..ROUNDS_MAX {
-            let begun = Instant::now();
-            // Writes will have to wait for about as long as this takes.
-            if self.round().await? < FEW || begun.elapsed() < SHORT {
-                break;
-            }
+        if is_new {
+            // As long as changes could be noted.
+            self.pace.took = begun.elapsed();
         }
-        Ok(())
+        self.catch_up(Braking::Never).await
     }
 
-    /// Makes the nodes hold back writes, copies the rest, counts, and makes the target the truth. `hand_over` is called just before that.
+    /// Slows writes down if it must, then makes the nodes hold them back, copies the rest, counts, and makes the target the truth. `hand_over` is
+    /// called just before that.
     ///
     /// # Errors
     /// What stands in the way; then the source goes on as before.
     pub async fn cut_over(mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<Summary, Error> {
+        self.catch_up(Braking::IfNeeded).await?;
+        // What a node says from now on answers to what it is asked next.
+        self.wait_for_nodes(false).await?;
         (self.report)(Progress::Waiting);
         let begun = Instant::now();
         self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
-        if let Err(error) = self.prepare(hand_over).await {
+        if let Err(error) = self.prepare(hand_over, begun + PREPARED_WITHIN).await {
             triggers::allow_changes(&self.source).await?;
-            self.note(Stage::Copying).await?;
+            self.let_writes_through().await?;
             return Err(error);
         }
         self.conclude().await?;
@@ -177,12 +192,26 @@ impl Move {
     }
 
     /// All that can be taken back.
-    async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-        self.summary.nodes = self.wait_for_nodes().await?;
+    async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>, until: Instant) -> Result<(), Error> {
+        let in_time = || match Instant::now() < until {
+            true => Ok(()),
+            false => Err(Error::invalid(
+                "the rest took too long while writes waited: give the same command again when there is less to do",
+            )),
+        };
+        self.summary.nodes = self.wait_for_nodes(true).await?;
         triggers::refuse_changes(&self.source).await?;
-        while self.round().await? > 0 {}
+        while self.round(i64::MAX).await? > 0 {
+            in_time()?;
+        }
         self.count().await?;
+        in_time()?;
         hand_over()
+    }
+
+    async fn let_writes_through(&mut self) -> Result<(), Error> {
+        self.state.waits_until = Timestamp(0);
+        self.note(Stage::Copying).await
     }
 
     /// Makes the target the truth, and then tells the source. From the first try on nobody may assume that it has failed, so nothing is taken
@@ -215,20 +244,21 @@ impl Move {
         triggers::stop_noting(&self.source).await
     }
 
-    /// Until every node holds back writes. How many there are.
-    async fn wait_for_nodes(&self) -> Result<usize, Error> {
+    /// Until every node holds back writes, or none does. How many there are.
+    async fn wait_for_nodes(&self, hold_back: bool) -> Result<usize, Error> {
         let begun = Instant::now();
         loop {
             // A service on SQLite says that it is there only while it sees that a move is on.
-            let asked_for = begun.elapsed() > Duration::from_millis(2500);
+            let asked_for = !hold_back || begun.elapsed() > Duration::from_millis(2500);
             let nodes = moves::nodes(&self.source, Timestamp::now().minus(SEEN_WITHIN)).await?;
-            if (asked_for || !nodes.is_empty()) && nodes.iter().all(|(_, waits)| *waits) {
+            let slow = nodes.iter().filter(|(_, waits)| *waits != hold_back).count();
+            if (asked_for || !nodes.is_empty()) && slow == 0 {
                 return Ok(nodes.len());
             }
             if begun.elapsed() > NODES_MAX {
-                let slow = nodes.iter().filter(|(_, waits)| !waits).count();
+                let what = if hold_back { "stop" } else { "go on" };
                 return Err(Error::invalid(format!(
-                    "{slow} nodes did not stop writing in time: try again when there is less to do"
+                    "{slow} nodes did not {what} writing in time: try again when there is less to do"
                 )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -98,6 +98,7 @@ fn reporter() -> impl Fn(Progress) + Send + Sync {
             Progress::Rows(table, rows) => format!("rows of {table}: {rows}"),
             Progress::Blobs { done, bytes, of } => format!("blobs: {done} of {of}, {} MB", bytes / 1_000_000),
             Progress::Changes(count) => format!("changes that came in meanwhile: {count}"),
+            Progress::Slowed => "changes come in as fast as they are copied: writes are made to wait now and then".to_owned(),
             Progress::Waiting => "writes wait while the rest is copied".to_owned(),
             Progress::Moved(waited) => format!("moved; writes waited for {:.1} s", waited.as_secs_f64()),
         };

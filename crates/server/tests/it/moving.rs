@@ -13,12 +13,26 @@ use crate::app::{Answer, Outgrown};
 use crate::fixtures::png_of_bytes;
 use crate::process::{Process, imagewell, provision, run, share, stay_on_disk, text};
 
+/// What four callers send, and how long each rests between.
+#[derive(Clone, Copy)]
+struct Pace {
+    bytes: fn(u64, u64) -> usize,
+    rest: Duration,
+}
+
+/// Of many sizes, some of which go in parts.
+const MIXED: Pace = Pace {
+    bytes: |salt, round| 3000 + (salt as usize * 7919) % 50_000 + if round % 40 == 9 { 1_200_000 } else { 0 },
+    rest: Duration::from_millis(30),
+};
+
 /// Uploads and reads until told to stop; every answer must be good. Gives what was acknowledged.
 fn load(
     process: &Process,
     ada: &crate::app::Actor,
     token: &str,
     stop: &Arc<AtomicBool>,
+    pace: Pace,
 ) -> Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>> {
     let latest = Arc::new(Mutex::new(None::<String>));
     let lanes = (0..4_u64).map(|lane| {
@@ -30,8 +44,7 @@ fn load(
                     break;
                 }
                 let salt = lane * 100_000 + round;
-                let bytes =
-                    png_of_bytes(3000 + (salt as usize * 7919) % 50_000 + if round % 40 == 9 { 1_200_000 } else { 0 }, salt);
+                let bytes = png_of_bytes((pace.bytes)(salt, round), salt);
                 let uuid = Answer::of(ada.uploading(&token, &bytes)).await.uuid();
                 let before = latest.lock().expect("lock").replace(uuid.clone());
                 if let Some(before) = before {
@@ -39,7 +52,7 @@ fn load(
                     assert_eq!(read.status.as_u16(), 200, "{}", read.text());
                 }
                 acknowledged.insert(uuid, bytes);
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                tokio::time::sleep(pace.rest).await;
             }
             acknowledged
         })
@@ -82,7 +95,7 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     let ada = process.actor("ada").await;
     let token = ada.csrf().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&process, &ada, &token, &stop);
+    let lanes = load(&process, &ada, &token, &stop, MIXED);
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let outgrown = Outgrown::new();
@@ -128,7 +141,7 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     let process = Process::start(with_bucket(&["serve"]));
     let stop = Arc::new(AtomicBool::new(false));
     let ada = ada.at_node(&process.url);
-    let lanes = load(&process, &ada, &token, &stop);
+    let lanes = load(&process, &ada, &token, &stop, MIXED);
     let (database, store) =
         (format!("sqlite://{}", back.join("imagewell.db").display()), format!("file://{}", back.join("blobs").display()));
     let mut command = with_bucket(&["migrate", "--to-database", &database, "--to-storage", &store]);
@@ -145,6 +158,31 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     }
     let checked = run(&back, &["check", "--blobs"]);
     assert!(checked.status.success(), "{}", text(&checked));
+}
+
+/// What comes in must become less at some time, or the move would never end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_changes_data_as_fast_as_it_is_copied_is_slowed_down() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    stay_on_disk(&data);
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    let token = ada.csrf().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    // Nearly 1 MB in a second, which is more than may be copied.
+    let lanes = load(&process, &ada, &token, &stop, Pace { bytes: |_, _| 100_000, rest: Duration::from_millis(400) });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let outgrown = Outgrown::new();
+    let to = ["--to-database", outgrown.database_url(), "--to-storage", &outgrown.settings()[1].1];
+    let moved = migrate(&data, &outgrown, &[&to[..], &["--bytes-per-second-max", "600000"]].concat()).await;
+    assert!(moved.contains("writes are made to wait now and then") && moved.contains("every digest right"), "{moved}");
+    stop.store(true, Ordering::SeqCst);
+    let acknowledged = finish(lanes).await;
+    for (uuid, bytes) in &acknowledged {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
+    }
 }
 
 /// Who changes rows locks tables in an order of the planner's. Two that wait for each other end in an error for one of them, and it must not be a
