@@ -15,15 +15,15 @@ use crate::db::query::Value;
 use crate::db::{Database, Refusal};
 use crate::model::Timestamp;
 
-/// Changes that are few enough to be worked off while all writes wait.
-const FEW: usize = 50;
 /// A pass that takes no longer is the last one before all writes wait: those will have to wait for about as long as the next one takes.
 const SHORT: Duration = Duration::from_secs(2);
-/// The same where it took a brake to come there; a request may still wait for so long.
-const SHORT_WITH_BRAKE: Duration = Duration::from_secs(8);
+/// The same where it can't be had shorter, since it took a brake to come there or there is hardly anything to do. Requests wait for that too.
+const STILL_SHORT: Duration = Duration::from_secs(8);
+/// Changes that are hardly any.
+const FEW: usize = 50;
 /// Of the time that the pass before took.
 const CLEARLY_LESS: f64 = 0.75;
-/// Passes in a row that don't become shorter although the brake is on, before it is given up.
+/// Passes in a row that don't become shorter, all but the first with the brake on, before it is given up.
 const IN_VAIN_MAX: u32 = 3;
 /// Writes wait for so long at a time while the brake is on,
 const HELD: Duration = Duration::from_secs(4);
@@ -40,15 +40,25 @@ pub(super) enum Braking {
 /// How the work on changes goes.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The last pass, or what was copied before the first one.
+    /// Time that the last pass took, or all that was copied before the first one.
     pub(super) took: Duration,
-    /// Whether it was long, and did not take clearly less than the one before.
-    in_vain: bool,
+    /// Passes in a row that were long, and did not take clearly less than the one before.
+    in_vain: u32,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { took: Duration::MAX, in_vain: false }
+        Self { took: Duration::MAX, in_vain: 0 }
+    }
+}
+
+impl Pace {
+    /// Takes down a pass. Whether what has come in meanwhile is little enough for all writes to wait for it.
+    fn is_little_after(&mut self, took: Duration, changes: usize, braked: bool) -> bool {
+        let little = took < if braked || changes < FEW { STILL_SHORT } else { SHORT };
+        self.in_vain = if !little && took > self.took.mul_f64(CLEARLY_LESS) { self.in_vain + 1 } else { 0 };
+        self.took = took;
+        little
     }
 }
 
@@ -67,26 +77,21 @@ impl Move {
     }
 
     async fn passes(&mut self, braking: Braking, brake: &mut Option<Brake>) -> Result<(), Error> {
-        let mut in_vain = 0;
         loop {
-            if self.pace.in_vain && braking == Braking::Never {
+            if self.pace.in_vain > 0 && braking == Braking::Never {
                 return Ok(());
             }
-            if self.pace.in_vain && brake.is_none() {
+            if self.pace.in_vain > IN_VAIN_MAX {
+                return Err(too_many_changes());
+            }
+            if self.pace.in_vain > 0 && brake.is_none() {
                 (self.report)(Progress::Slowed);
                 *brake = Some(Brake::put_on(&self.source, &self.state));
             }
             let begun = Instant::now();
             let changes = self.pass().await?;
-            let (took, before) = (begun.elapsed(), self.pace.took);
-            let little = changes < FEW || took < if brake.is_some() { SHORT_WITH_BRAKE } else { SHORT };
-            self.pace = Pace { took, in_vain: !little && took > before.mul_f64(CLEARLY_LESS) };
-            if little {
+            if self.pace.is_little_after(begun.elapsed(), changes, brake.is_some()) {
                 return Ok(());
-            }
-            in_vain = if self.pace.in_vain && brake.is_some() { in_vain + 1 } else { 0 };
-            if in_vain > IN_VAIN_MAX {
-                return Err(too_many_changes());
             }
         }
     }
@@ -197,5 +202,41 @@ async fn say(source: &Database, state: &MoveState, waits_until: Timestamp) {
     );
     if let Err(error) = work.await {
         tracing::warn!(%error, "nodes could not be asked to hold back writes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn passes_that_become_shorter_need_no_brake() {
+        let mut pace = Pace::default();
+        for seconds in [100, 60, 20, 3] {
+            assert!(!pace.is_little_after(seconds * SECOND, 1000, false));
+            assert_eq!(pace.in_vain, 0);
+        }
+        assert!(pace.is_little_after(SECOND, 1000, false));
+    }
+
+    #[test]
+    fn passes_that_stay_as_long_are_counted_until_one_is_shorter() {
+        let mut pace = Pace { took: 20 * SECOND, in_vain: 0 };
+        for in_vain in 1..=IN_VAIN_MAX + 1 {
+            assert!(!pace.is_little_after(20 * SECOND, 1000, in_vain > 1));
+            assert_eq!(pace.in_vain, in_vain);
+        }
+        assert!(!pace.is_little_after(10 * SECOND, 1000, true));
+        assert_eq!(pace.in_vain, 0);
+    }
+
+    #[test]
+    fn what_can_not_be_had_shorter_may_take_longer() {
+        for (changes, braked, little) in [(1000, false, false), (1000, true, true), (10, false, true)] {
+            assert_eq!(Pace::default().is_little_after(5 * SECOND, changes, braked), little);
+        }
+        assert!(!Pace::default().is_little_after(60 * SECOND, 10, true), "a few, but large");
     }
 }

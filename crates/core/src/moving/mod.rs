@@ -287,7 +287,7 @@ impl Move {
     async fn count(&mut self) -> Result<(), Error> {
         let (mut source, mut target) = (Snapshot::of(&self.source).await?, Snapshot::of(&self.target).await?);
         for table in TABLES {
-            let (here, there) = (source.count(table).await?, target.count(table).await?);
+            let (here, there) = tokio::try_join!(source.count(table), target.count(table))?;
             if here != there {
                 let detail = format!("{} has {here} rows in the source and {there} in the target", table.name);
                 return Err(Error::Internal { detail });
