@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::app::{Actor, Answer, PASSWORD, program};
-use crate::process::{PLAN, Process, imagewell, provision, read_until, run, stay_on_disk, text};
+use crate::process::{PLAN, Process, accounts_on_disk, imagewell, provision, read_until, run, text};
 
 #[test]
 fn help_names_every_command_and_misuse_exits_with_2() {
@@ -173,10 +173,7 @@ fn two_services_do_not_share_a_folder() {
 
 #[tokio::test]
 async fn sweep_says_what_it_would_remove_and_why() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
-    stay_on_disk(&data);
-    provision(&data);
+    let (_folder, data) = accounts_on_disk();
     let orphan = data.join("blobs/opsportal-images/100606/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
     std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");
     std::fs::write(&orphan, b"orphan").expect("writes");

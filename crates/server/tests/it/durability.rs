@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::app::{Answer, image_path};
 use crate::fixtures::{png, png_of_bytes};
-use crate::process::{Process, blobs, provision, run, stay_on_disk, text};
+use crate::process::{Process, accounts_on_disk, blobs, provision, run, stay_on_disk, text};
 
 /// Bytes by uuid, of uploads that were answered with 200.
 type Acknowledged = Arc<Mutex<HashMap<String, Vec<u8>>>>;
@@ -87,10 +87,7 @@ fn count_files(folder: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simultaneous_uploads_share_commits() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
-    stay_on_disk(&data);
-    provision(&data);
+    let (_folder, data) = accounts_on_disk();
     let process = Process::serve(&data);
     let ada = process.actor("ada").await;
     let token = ada.csrf().await;
@@ -127,10 +124,7 @@ fn fail_syncs(process: &Process, only: Option<&Path>) -> std::process::Child {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failed_sync_nothing_is_acknowledged_and_the_process_exits() {
     for call in ["blobs", "the database's log"] {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let data = folder.path().join("data");
-        stay_on_disk(&data);
-        provision(&data);
+        let (_folder, data) = accounts_on_disk();
         let mut process = Process::serve(&data);
         let ada = process.actor("ada").await;
         let token = ada.csrf().await;

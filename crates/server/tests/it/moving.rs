@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use imagewell::config::environment_name;
 
-use crate::app::{Answer, Outgrown};
+use crate::app::{Actor, Answer, Outgrown};
 use crate::fixtures::png_of_bytes;
-use crate::process::{Process, imagewell, provision, run, share, stay_on_disk, text};
+use crate::process::{Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
 
 /// What four callers send, and how long each rests between.
 #[derive(Clone, Copy)]
@@ -26,46 +26,56 @@ const MIXED: Pace = Pace {
     rest: Duration::from_millis(30),
 };
 
-/// Uploads and reads until told to stop; every answer must be good. Gives what was acknowledged.
-fn load(
-    process: &Process,
-    ada: &crate::app::Actor,
-    token: &str,
-    stop: &Arc<AtomicBool>,
-    pace: Pace,
-) -> Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>> {
-    let latest = Arc::new(Mutex::new(None::<String>));
-    let lanes = (0..4_u64).map(|lane| {
-        let (ada, token, stop, latest) = (ada.at_node(&process.url), token.to_owned(), Arc::clone(stop), Arc::clone(&latest));
-        tokio::spawn(async move {
-            let mut acknowledged = HashMap::new();
-            for round in 0_u64.. {
-                if stop.load(Ordering::SeqCst) {
-                    break;
-                }
-                let salt = lane * 100_000 + round;
-                let bytes = png_of_bytes((pace.bytes)(salt, round), salt);
-                let uuid = Answer::of(ada.uploading(&token, &bytes)).await.uuid();
-                let before = latest.lock().expect("lock").replace(uuid.clone());
-                if let Some(before) = before {
-                    let read = ada.read(&before).await;
-                    assert_eq!(read.status.as_u16(), 200, "{}", read.text());
-                }
-                acknowledged.insert(uuid, bytes);
-                tokio::time::sleep(pace.rest).await;
-            }
-            acknowledged
-        })
-    });
-    lanes.collect()
+/// Uploads and reads; every answer must be good.
+struct Load {
+    stop: Arc<AtomicBool>,
+    lanes: Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>>,
 }
 
-async fn finish(lanes: Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>>) -> HashMap<String, Vec<u8>> {
-    let mut all = HashMap::new();
-    for lane in lanes {
-        all.extend(lane.await.expect("every request was answered well"));
+impl Load {
+    fn start(process: &Process, ada: &Actor, token: &str, pace: Pace) -> Self {
+        let (stop, latest) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None::<String>)));
+        let lanes = (0..4_u64).map(|lane| {
+            let (ada, token, stop, latest) =
+                (ada.at_node(&process.url), token.to_owned(), Arc::clone(&stop), Arc::clone(&latest));
+            tokio::spawn(async move {
+                let mut acknowledged = HashMap::new();
+                for round in 0_u64.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let salt = lane * 100_000 + round;
+                    let bytes = png_of_bytes((pace.bytes)(salt, round), salt);
+                    let uuid = Answer::of(ada.uploading(&token, &bytes)).await.uuid();
+                    let before = latest.lock().expect("lock").replace(uuid.clone());
+                    if let Some(before) = before {
+                        let read = ada.read(&before).await;
+                        assert_eq!(read.status.as_u16(), 200, "{}", read.text());
+                    }
+                    acknowledged.insert(uuid, bytes);
+                    tokio::time::sleep(pace.rest).await;
+                }
+                acknowledged
+            })
+        });
+        Self { lanes: lanes.collect(), stop }
     }
-    all
+
+    /// What was acknowledged.
+    async fn finish(self) -> HashMap<String, Vec<u8>> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = HashMap::new();
+        for lane in self.lanes {
+            all.extend(lane.await.expect("every request was answered well"));
+        }
+        all
+    }
+}
+
+async fn assert_kept(ada: &Actor, acknowledged: &HashMap<String, Vec<u8>>) {
+    for (uuid, bytes) in acknowledged {
+        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
+    }
 }
 
 /// `imagewell migrate` with the settings of a bucket.
@@ -87,15 +97,11 @@ async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_request() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
-    stay_on_disk(&data);
-    provision(&data);
+    let (folder, data) = accounts_on_disk();
     let process = Process::serve(&data);
     let ada = process.actor("ada").await;
     let token = ada.csrf().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let lanes = load(&process, &ada, &token, &stop, MIXED);
+    let load = Load::start(&process, &ada, &token, MIXED);
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let outgrown = Outgrown::new();
@@ -108,15 +114,12 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     println!("{moved}");
     // The same process goes on, on the new side.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    stop.store(true, Ordering::SeqCst);
-    let acknowledged = finish(lanes).await;
+    let acknowledged = load.finish().await;
     assert!(acknowledged.len() > 50, "only {}", acknowledged.len());
     let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
     let (images,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM images").fetch_one(&pool).await.expect("count");
     assert_eq!(usize::try_from(images).expect("count"), acknowledged.len(), "as many as were acknowledged, on the new side");
-    for (uuid, bytes) in &acknowledged {
-        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
-    }
+    assert_kept(&ada, &acknowledged).await;
     assert!(process.terminate().success());
 
     let refused = run(&data, &["serve"]);
@@ -139,23 +142,20 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
     };
     stay_on_disk(&back);
     let process = Process::start(with_bucket(&["serve"]));
-    let stop = Arc::new(AtomicBool::new(false));
     let ada = ada.at_node(&process.url);
-    let lanes = load(&process, &ada, &token, &stop, MIXED);
+    let load = Load::start(&process, &ada, &token, MIXED);
     let (database, store) =
         (format!("sqlite://{}", back.join("imagewell.db").display()), format!("file://{}", back.join("blobs").display()));
     let mut command = with_bucket(&["migrate", "--to-database", &database, "--to-storage", &store]);
     let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("ends");
     assert!(output.status.success(), "{}", text(&output));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.store(true, Ordering::SeqCst);
-    let later = finish(lanes).await;
+    let later = load.finish().await;
     assert!(process.terminate().success());
     let process = Process::serve(&back);
     let ada = ada.at_node(&process.url);
-    for (uuid, bytes) in acknowledged.iter().chain(&later) {
-        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
-    }
+    assert_kept(&ada, &acknowledged).await;
+    assert_kept(&ada, &later).await;
     let checked = run(&back, &["check", "--blobs"]);
     assert!(checked.status.success(), "{}", text(&checked));
 }
@@ -163,26 +163,19 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
 /// What comes in must become less at some time, or the move would never end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_changes_data_as_fast_as_it_is_copied_is_slowed_down() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
-    stay_on_disk(&data);
-    provision(&data);
+    let (_folder, data) = accounts_on_disk();
     let process = Process::serve(&data);
     let ada = process.actor("ada").await;
     let token = ada.csrf().await;
-    let stop = Arc::new(AtomicBool::new(false));
     // Nearly 1 MB in a second, which is more than may be copied.
-    let lanes = load(&process, &ada, &token, &stop, Pace { bytes: |_, _| 100_000, rest: Duration::from_millis(400) });
+    let load = Load::start(&process, &ada, &token, Pace { bytes: |_, _| 100_000, rest: Duration::from_millis(400) });
     tokio::time::sleep(Duration::from_secs(2)).await;
     let outgrown = Outgrown::new();
     let to = ["--to-database", outgrown.database_url(), "--to-storage", &outgrown.settings()[1].1];
     let moved = migrate(&data, &outgrown, &[&to[..], &["--bytes-per-second-max", "600000"]].concat()).await;
     assert!(moved.contains("writes are made to wait now and then") && moved.contains("every digest right"), "{moved}");
-    stop.store(true, Ordering::SeqCst);
-    let acknowledged = finish(lanes).await;
-    for (uuid, bytes) in &acknowledged {
-        assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
-    }
+    let acknowledged = load.finish().await;
+    assert_kept(&ada, &acknowledged).await;
 }
 
 /// Who changes rows locks tables in an order of the planner's. Two that wait for each other end in an error for one of them, and it must not be a
@@ -254,10 +247,7 @@ async fn a_node_that_can_not_follow_holds_back_its_writes_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trace() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let data = folder.path().join("data");
-    stay_on_disk(&data);
-    provision(&data);
+    let (folder, data) = accounts_on_disk();
     let process = Process::serve(&data);
     let ada = process.actor("ada").await;
     for salt in 0..300 {

@@ -93,6 +93,15 @@ pub fn provision(data_dir: &Path) {
     assert!(output.status.success(), "{}", text(&output));
 }
 
+/// A data folder with accounts, on SQLite and disk whatever the other tests run on. It goes with what keeps it.
+pub fn accounts_on_disk() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    stay_on_disk(&data);
+    provision(&data);
+    (folder, data)
+}
+
 impl Process {
     pub fn serve(data_dir: &Path) -> Self {
         Self::start(imagewell(data_dir, &["serve"]))
