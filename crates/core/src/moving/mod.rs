@@ -2,8 +2,9 @@
 //!
 //! Triggers on the source note what changes. Rows are copied as they were at one moment, then the blobs that they point at, each of which is
 //! read back and compared with its digest; then what has changed meanwhile, until that is little, for which writes are slowed down where they
-//! must be. Then the nodes of the source are asked to hold back writes, the source refuses all changes, the rest is copied and counted, and the nodes go on with the target: a request that came in
-//! meanwhile has waited a little. Whatever is cut off goes on where it was when it is started again; until the end the source is the truth.
+//! must be. Then the nodes of the source are asked to hold back writes, the source refuses all changes, the rest is copied and counted, and
+//! the nodes go on with the target: a request that came in meanwhile has waited a little. Whatever is cut off goes on where it was when it is
+//! started again; until the end the source is the truth.
 
 mod blobs;
 mod changes;
@@ -193,12 +194,8 @@ impl Move {
 
     /// All that can be taken back.
     async fn prepare(&mut self, hand_over: impl FnOnce() -> Result<(), Error>, until: Instant) -> Result<(), Error> {
-        let in_time = || match Instant::now() < until {
-            true => Ok(()),
-            false => Err(Error::invalid(
-                "the rest took too long while writes waited: give the same command again when there is less to do",
-            )),
-        };
+        let too_long = "the rest took too long while writes waited: give the same command again when there is less to do";
+        let in_time = || if Instant::now() < until { Ok(()) } else { Err(Error::invalid(too_long)) };
         self.summary.nodes = self.wait_for_nodes(true).await?;
         triggers::refuse_changes(&self.source).await?;
         while self.round(i64::MAX).await? > 0 {
