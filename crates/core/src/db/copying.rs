@@ -264,10 +264,19 @@ impl Snapshot {
 
     /// How many rows a table has.
     pub(crate) async fn count(&mut self, table: &Table) -> Result<i64, Error> {
-        let rows = self.rows(format!("SELECT COUNT(*) FROM {}", table.name), &[], &[("count", Integer)]).await?;
+        self.number(format!("SELECT COUNT(*) FROM {}", table.name)).await
+    }
+
+    /// The number of the change that was noted last; 0 when there is none.
+    pub(crate) async fn latest_change(&mut self) -> Result<i64, Error> {
+        self.number("SELECT COALESCE(MAX(seq), 0) FROM move_log".into()).await
+    }
+
+    async fn number(&mut self, sql: String) -> Result<i64, Error> {
+        let rows = self.rows(sql, &[], &[("number", Integer)]).await?;
         match rows.first().and_then(|row| row.first()) {
-            Some(Value::Integer(Some(count))) => Ok(*count),
-            _ => Err(Error::Internal { detail: "a table couldn't be counted".into() }),
+            Some(Value::Integer(Some(number))) => Ok(*number),
+            _ => Err(Error::Internal { detail: "a number was asked for and none came".into() }),
         }
     }
 
@@ -275,15 +284,6 @@ impl Snapshot {
     pub(crate) async fn page(&mut self, table: &Table, after: Option<&Values>) -> Result<Vec<Values>, Error> {
         let key = after.map(|row| table.key_of(row)).unwrap_or_default();
         self.rows(table.page(after.is_some()), &key, table.columns).await
-    }
-
-    /// The number of the change that was noted last; 0 when there is none.
-    pub(crate) async fn latest_change(&mut self) -> Result<i64, Error> {
-        let rows = self.rows("SELECT COALESCE(MAX(seq), 0) FROM move_log".into(), &[], &[("latest", Integer)]).await?;
-        match rows.first().and_then(|row| row.first()) {
-            Some(Value::Integer(Some(latest))) => Ok(*latest),
-            _ => Err(Error::Internal { detail: "the log of changes couldn't be read".into() }),
-        }
     }
 
     /// Changes that were noted up to this number, the oldest first: their numbers, and what has changed.
