@@ -3,6 +3,7 @@
 use fast_image_resize as fir;
 use image::{DynamicImage, GrayImage, RgbImage, imageops};
 
+use crate::resize::resize;
 use crate::transform::Gravity;
 
 /// Pictures are judged at about this size: larger details than that make no subject.
@@ -47,9 +48,8 @@ pub(crate) fn begin(picture: &DynamicImage, window: Window, gravity: Gravity) ->
 fn small(picture: &DynamicImage) -> Option<RgbImage> {
     let scale = f64::from(SIDE) / f64::from(picture.width().max(picture.height()));
     let side = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
-    let mut small = DynamicImage::new(side(picture.width()), side(picture.height()), picture.color());
     let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Box));
-    fir::Resizer::new().resize(picture, &mut small, &options).ok()?;
+    let small = resize(picture, (side(picture.width()), side(picture.height())), &options).ok()?;
     Some(small.into_rgb8())
 }
 

@@ -10,6 +10,7 @@ use image::DynamicImage;
 use crate::decode::{Animation, Decoded, animation, decode};
 use crate::encode::{AnimationEncoder, Encoding, Failed, Moment, encode, holds_profile};
 use crate::plan::{Plan, cropped, turned_size};
+use crate::resize::resize;
 use crate::transform::{Colour, Metadata, Rotation, Shape, Transform};
 use crate::{Error, Format, Limit, Limits, colour, effects};
 
@@ -142,12 +143,10 @@ fn resized(picture: DynamicImage, plan: &Plan) -> Result<DynamicImage, fir::Resi
     if plan.keeps((picture.width(), picture.height())) {
         return Ok(picture);
     }
-    let mut resized = DynamicImage::new(plan.to.0, plan.to.1, picture.color());
     let options = fir::ResizeOptions::new()
         .crop(plan.left, plan.top, plan.width, plan.height)
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Lanczos3));
-    fir::Resizer::new().resize(&picture, &mut resized, &options)?;
-    Ok(resized)
+    resize(&picture, plan.to, &options)
 }
 
 fn over(picture: DynamicImage, background: Colour) -> DynamicImage {
