@@ -19,6 +19,17 @@ impl BlobKey {
         Self(text)
     }
 
+    /// Whether this text has a key's form: three parts, of which the last begins with a UUID.
+    #[must_use]
+    pub fn is_well_formed(text: &str) -> bool {
+        let mut parts = text.split('/');
+        let (Some(namespace), Some(org), Some(file), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        let uuid = file.split_once('.').map_or(file, |(uuid, _)| uuid);
+        !namespace.is_empty() && org.parse::<i64>().is_ok() && Uuid::try_parse(uuid).is_ok()
+    }
+
     /// The key.
     #[must_use]
     pub fn as_str(&self) -> &str {

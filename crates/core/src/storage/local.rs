@@ -172,20 +172,43 @@ impl LocalDisk {
     }
 }
 
-/// Staging files below the root, and whatever lies in the spool, when older than the grace period. The store's own listing hides them,
+/// Staging files below the root, and what was left in the spool, when older than the grace period. The store's own listing hides them,
 /// hence the walk.
 pub(super) async fn leftovers(root: Option<PathBuf>, spool: PathBuf, grace: Duration) -> Result<Vec<Leftover>, Error> {
     tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         if let Some(root) = root {
-            walk(&root, &mut |path| path.to_string_lossy().rsplit_once('#').is_some(), grace, &mut found)?;
+            walk(&root, &mut |path| is_staging_file(&root, path), grace, &mut found)?;
         }
-        walk(&spool, &mut |_| true, grace, &mut found)?;
+        walk(&spool, &mut |path| is_spool_file(&spool, path), grace, &mut found)?;
         Ok::<_, io::Error>(found)
     })
     .await
     .map_err(|error| Error::internal("walking the store", &error))?
     .map_err(|error| Error::internal("walking the store", &error))
+}
+
+/// Whether `object_store` made this file to rename it later: it has the name of a blob or of a rendering, then `#` and a number. Neither
+/// has a `#` in its own name, so such a file is never one that a row points at. The folders above the root don't count.
+fn is_staging_file(root: &Path, path: &Path) -> bool {
+    let Some((name, number)) = path.strip_prefix(root).ok().and_then(Path::to_str).and_then(|name| name.rsplit_once('#')) else {
+        return false;
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && (BlobKey::is_well_formed(name) || is_rendering(name))
+}
+
+fn is_rendering(name: &str) -> bool {
+    let mut parts = name.split('/');
+    parts.next() == Some("variants")
+        && parts.next().is_some_and(|version| !version.is_empty())
+        && parts.next().is_some()
+        && !name.contains('#')
+}
+
+/// Whether the spool made this file, which is named only where the file system can't make files without a name.
+fn is_spool_file(spool: &Path, path: &Path) -> bool {
+    path.parent() == Some(spool) && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"))
 }
 
 pub(super) async fn remove_leftover(leftover: &Leftover) -> Result<(), Error> {
@@ -254,4 +277,39 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
 /// The operating system's number: 23 is ENFILE, 24 is EMFILE.
 fn io_code(error: &object_store::Error) -> Option<i32> {
     io_error(error).and_then(io::Error::raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_store_staged_is_a_leftover() {
+        let root = Path::new("/srv/disk#2/blobs");
+        let key = "opsportal-images/100606/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png";
+        let rendering = "variants/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab/inside-4x4_png";
+        for (name, expected) in [
+            (format!("{key}#1"), true),
+            (format!("{key}#17"), true),
+            (format!("{rendering}#1"), true),
+            (key.to_owned(), false),
+            (rendering.to_owned(), false),
+            (format!("{key}#"), false),
+            (format!("{key}#1a"), false),
+            (format!("{key}#1/other"), false),
+            ("notes#1".to_owned(), false),
+            ("opsportal-images/100606/notes.txt#1".to_owned(), false),
+        ] {
+            assert_eq!(is_staging_file(root, &root.join(&name)), expected, "{name}");
+        }
+        assert!(!is_staging_file(root, Path::new("/srv/disk#2")));
+    }
+
+    #[test]
+    fn what_an_operator_put_into_the_spool_stays() {
+        let spool = Path::new("/srv/data/spool");
+        assert!(is_spool_file(spool, &spool.join(".tmpAbC123")));
+        assert!(!is_spool_file(spool, &spool.join("notes.txt")));
+        assert!(!is_spool_file(spool, &spool.join("kept/.tmpAbC123")));
+    }
 }

@@ -237,7 +237,7 @@ impl Storage {
         Ok(())
     }
 
-    /// All blobs of the namespaces, variants excepted.
+    /// All blobs of the namespaces, variants excepted. What lies there under other names than ours isn't listed: others put it there.
     pub(crate) fn list(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
         self.listed(None, false)
     }
@@ -253,8 +253,10 @@ impl Storage {
             .list(below)
             .map_err(|error| self.failed("listing the store", &error))
             .try_filter(move |meta| {
-                let namespace = meta.location.as_ref().split('/').next();
-                std::future::ready((namespace == Some(VARIANTS)) == variants)
+                let key = meta.location.as_ref();
+                let namespace = key.split('/').next();
+                let is_wanted = (namespace == Some(VARIANTS)) == variants && (variants || BlobKey::is_well_formed(key));
+                std::future::ready(is_wanted)
             })
             .map_ok(|meta| StoredBlob {
                 key: BlobKey::from_stored(meta.location.to_string()),

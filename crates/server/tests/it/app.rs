@@ -94,7 +94,8 @@ impl Outgrown {
 
 impl Data {
     pub fn fresh() -> Arc<Self> {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        // People have such folders, and the store's staging files have this sign in their names.
+        let folder = tempfile::Builder::new().prefix("disk#2-").tempdir().expect("temporary folder");
         Arc::new(Self { folder, outgrown: imagewell_engines::outgrown().then(Outgrown::new) })
     }
 

@@ -38,8 +38,9 @@ pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 fn variants(files: &std::collections::BTreeSet<std::path::PathBuf>) -> usize {
-    // One with a # is still being written.
-    files.iter().map(|file| file.to_string_lossy()).filter(|name| name.contains("/variants/") && !name.contains('#')).count()
+    // One with a # in its name is still being written.
+    let is_whole = |file: &std::path::Path| !file.file_name().is_some_and(|name| name.to_string_lossy().contains('#'));
+    files.iter().filter(|file| file.to_string_lossy().contains("/variants/") && is_whole(file)).count()
 }
 
 #[tokio::test]
