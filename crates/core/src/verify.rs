@@ -47,7 +47,11 @@ pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summ
 
 /// Whether these bytes are in the store and have this digest.
 pub(crate) async fn is_whole(storage: &Storage, key: &BlobKey, size: u64, digest: Digest) -> bool {
-    let Ok(mut chunks) = storage.stream(key, 0..size.max(1)).await else { return false };
+    if size == 0 {
+        // A placeholder. No store gives a range of an object without bytes.
+        return Digest(Sha256::digest([]).into()) == digest && matches!(storage.read(key).await, Ok(bytes) if bytes.is_empty());
+    }
+    let Ok(mut chunks) = storage.stream(key, 0..size).await else { return false };
     let (mut hasher, mut read) = (Sha256::new(), 0);
     while let Some(chunk) = chunks.next().await {
         let Ok(chunk) = chunk else { return false };

@@ -1,5 +1,6 @@
 //! What goes in, and what is refused with a reason and leaves nothing behind.
 
+use imagewell_core::verify;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
@@ -115,6 +116,9 @@ async fn an_empty_body_makes_a_placeholder_that_the_next_upload_fills() {
     let opened = open(&empty.link()).await;
     assert_eq!((opened.status.as_u16(), opened.body.len()), (200, 0));
     assert_eq!(till.send("GET", "rewards/later.jpg").await.file()["fileSize"], "0");
+
+    let checked = verify::run(&app.service.app, |_| {}).await.expect("reads");
+    assert_eq!((checked.versions, checked.broken.as_slice()), (1, [].as_slice()), "no bytes are what its row says");
 
     let filled = till.upload("later.jpg", photograph()).await.file();
     assert_eq!((&filled["version"], &filled["file_handle"]), (&json!(2), &empty.file()["file_handle"]));
