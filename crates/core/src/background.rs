@@ -76,7 +76,8 @@ impl App {
     async fn tidy(self: Arc<Self>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut next_sweep = tokio::time::Instant::now();
+        // Not at once: whoever has started it on the wrong database or store finds that out first.
+        let mut next_sweep = tokio::time::Instant::now() + self.options.sweep.interval;
         let mut ticks = 0_u64;
         loop {
             seconds.tick().await;

@@ -32,6 +32,18 @@ pub struct Options {
     pub grace: Duration,
     /// For so long a deleted version can be restored.
     pub undo: Duration,
+    /// A sweep removes at most this share of all blobs as orphans, unless that is confirmed.
+    pub orphans_percent_max: u32,
+    /// So many orphans are always removed, but for those of a database without any image.
+    pub orphans_always: u64,
+}
+
+impl Options {
+    /// Whether so many orphans among so many blobs look like another database's store rather than like what uploads leave behind.
+    fn is_suspicious(&self, blobs: u64, orphans: u64) -> bool {
+        let share = u128::from(orphans) * 100 > u128::from(blobs) * u128::from(self.orphans_percent_max);
+        orphans > 0 && (orphans == blobs || orphans > self.orphans_always) && share
+    }
 }
 
 /// Whether to act.
@@ -39,8 +51,10 @@ pub struct Options {
 pub enum Mode {
     /// Only say what would be removed.
     DryRun,
-    /// Remove it.
+    /// Remove it, but for orphans that are suspiciously many.
     Remove,
+    /// Remove all of it: an operator has made sure that database and store belong together.
+    RemoveConfirmed,
 }
 
 /// Something found, with the reason why it goes.
@@ -87,6 +101,13 @@ pub enum Finding {
     EndedSessions(u64),
     /// So many blobs were looked at so far.
     Progress(u64),
+    /// So many of all blobs are orphans that none of them is removed.
+    Suspicious {
+        /// How many.
+        orphans: u64,
+        /// Among how many.
+        blobs: u64,
+    },
 }
 
 /// What a sweep came to.
@@ -108,6 +129,8 @@ pub struct Summary {
     pub sessions: u64,
     /// Bytes of images, versions, orphans and leftovers.
     pub bytes: u64,
+    /// Whether the orphans were left alone, because they are suspiciously many.
+    pub stopped: bool,
 }
 
 /// Sweeps unless another node does, or has done so within the interval.
@@ -151,20 +174,21 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
     report(&Finding::Expired { images: expired, bytes });
     summary.expired = expired;
     summary.bytes += bytes;
-    for what in [Stored::Blobs, Stored::Variants] {
-        sweep_stray(app, mode, what, &mut summary, &mut report).await?;
-    }
+    let blobs_mode = if mode == Mode::Remove && has_suspicious_orphans(app, &mut report).await? { Mode::DryRun } else { mode };
+    summary.stopped = blobs_mode != mode;
+    sweep_stray(app, blobs_mode, Stored::Blobs, &mut summary, &mut report).await?;
+    sweep_stray(app, mode, Stored::Variants, &mut summary, &mut report).await?;
     for leftover in app.storage.leftovers(grace).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;
         report(&Finding::Leftover { path: leftover.path.clone(), size_bytes: leftover.size_bytes });
-        if mode == Mode::Remove {
+        if mode != Mode::DryRun {
             app.storage.remove_leftover(&leftover).await?;
         }
     }
     summary.sessions = sweep_sessions(app, mode).await?;
     report(&Finding::EndedSessions(summary.sessions));
-    if mode == Mode::Remove {
+    if mode != Mode::DryRun {
         app.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -174,15 +198,35 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
             })
             .await?;
         tracing::info!(?summary, "swept");
-        metrics::counter!("imagewell_swept_blobs_total").increment(summary.orphans);
+        let removed = if summary.stopped { 0 } else { summary.orphans };
+        metrics::counter!("imagewell_swept_blobs_total").increment(removed);
+        metrics::gauge!("imagewell_sweep_stopped").set(if summary.stopped { 1.0 } else { 0.0 });
     }
     Ok(summary)
+}
+
+/// Looks at all blobs before the first one goes: an empty or older database, or another one's store, makes orphans of what is not lost.
+async fn has_suspicious_orphans(app: &App, report: &mut (impl FnMut(&Finding) + Send)) -> Result<bool, Error> {
+    let mut looked = Summary::default();
+    sweep_stray(app, Mode::DryRun, Stored::Blobs, &mut looked, &mut |_: &Finding| {}).await?;
+    let Summary { blobs, orphans, .. } = looked;
+    let suspicious = app.options.sweep.is_suspicious(blobs, orphans);
+    if suspicious {
+        report(&Finding::Suspicious { orphans, blobs });
+        tracing::error!(
+            orphans,
+            blobs,
+            "ALARM: none of the blobs without a row is removed, because they are suspiciously many. Is this the store of this database, and the \
+             newest one? If it is, `imagewell sweep --confirm` removes them"
+        );
+    }
+    Ok(suspicious)
 }
 
 async fn sweep_doomed<T: Doomed>(app: &App, mode: Mode, until: Timestamp) -> Result<(u64, u64), Error> {
     match mode {
         Mode::DryRun => T::count(&app.database, until).await,
-        Mode::Remove => remove_doomed::<T>(app, until).await,
+        Mode::Remove | Mode::RemoveConfirmed => remove_doomed::<T>(app, until).await,
     }
 }
 
@@ -260,7 +304,7 @@ async fn sweep_stray(
             continue;
         }
         summary.bytes += size_bytes;
-        if mode == Mode::Remove {
+        if mode != Mode::DryRun {
             app.storage.delete(&key).await?;
         }
         if what == Stored::Blobs {
@@ -286,10 +330,35 @@ async fn sweep_sessions(app: &App, mode: Mode) -> Result<u64, Error> {
     let idle_since = now.minus(app.accounts.limits().idle);
     match mode {
         Mode::DryRun => db::sessions::count_ended(&app.database, now, idle_since).await,
-        Mode::Remove => {
+        Mode::Remove | Mode::RemoveConfirmed => {
             app.database
                 .write(move |connection| Box::pin(async move { db::sessions::delete_ended(connection, now, idle_since).await }))
                 .await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_looks_like_another_ones_is_left_alone() {
+        let hour = Duration::from_secs(3600);
+        let options = Options { interval: hour, grace: hour, undo: hour, orphans_percent_max: 5, orphans_always: 100 };
+        for (blobs, orphans, expected) in [
+            (0, 0, false),
+            (1000, 0, false),
+            (1000, 50, false),
+            (1000, 100, false),
+            (1000, 101, true),
+            (2020, 101, false),
+            (2019, 101, true),
+            (40, 39, false),
+            (40, 40, true),
+            (1, 1, true),
+        ] {
+            assert_eq!(options.is_suspicious(blobs, orphans), expected, "{orphans} of {blobs}");
         }
     }
 }

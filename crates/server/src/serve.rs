@@ -149,6 +149,8 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),
             undo: Duration::from_secs(settings.sweep.undo_seconds),
+            orphans_percent_max: settings.sweep.orphans_percent_max,
+            orphans_always: settings.sweep.orphans_always,
         },
     }
 }

@@ -61,6 +61,9 @@ enum Command {
         /// Only say what would be removed, and why
         #[arg(long)]
         dry_run: bool,
+        /// Remove also what stopped a sweep: more blobs without a row than sweep.orphans_percent_max allows
+        #[arg(long, conflicts_with = "dry_run")]
+        confirm: bool,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -141,7 +144,10 @@ pub fn run() -> ExitCode {
         Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
         Command::Migrate { migrate, flags } => with_settings(flags, async move |settings| migrate::run(settings, migrate).await),
         Command::Keys { action, flags } => with_settings(flags, async move |settings| keys::run(settings, action).await),
-        Command::Sweep { dry_run, flags } => with_settings(flags, async move |settings| sweep::run(settings, dry_run).await),
+        Command::Sweep { dry_run, confirm, flags } => {
+            let mode = sweep::mode(dry_run, confirm);
+            with_settings(flags, async move |settings| sweep::run(settings, mode).await)
+        }
     }
 }
 

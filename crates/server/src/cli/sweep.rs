@@ -6,12 +6,28 @@ use super::{Outcome, explained};
 use crate::config::Settings;
 use crate::serve::Service;
 
-pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
+/// What the flags ask for.
+pub(super) fn mode(dry_run: bool, confirm: bool) -> Mode {
+    match (dry_run, confirm) {
+        (true, _) => Mode::DryRun,
+        (false, true) => Mode::RemoveConfirmed,
+        (false, false) => Mode::Remove,
+    }
+}
+
+/// Sweeps once and prints each finding. Exits with 1 where orphans were left alone because they are suspiciously many.
+pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
-    let (mode, verb) = if dry_run { (Mode::DryRun, "would remove") } else { (Mode::Remove, "removed") };
+    let verb = if mode == Mode::DryRun { "would remove" } else { "removed" };
+    let mut stopped = false;
     let summary = sweep::run(&service.app, mode, |finding| match finding {
+        Finding::Suspicious { orphans, blobs } => {
+            stopped = true;
+            eprintln!("{}", refusal(*orphans, *blobs));
+        }
         Finding::Orphan { key, size_bytes, modified } => {
             let since = httpdate::fmt_http_date(modified.to_system_time());
+            let verb = if stopped { "would remove" } else { verb };
             println!("{verb} {} ({size_bytes} bytes): no image points at it, and it lies there since {since}", key.as_str());
         }
         Finding::StrayVariant { key, size_bytes } => {
@@ -35,12 +51,20 @@ pub(super) async fn run(settings: Settings, dry_run: bool) -> Outcome {
         summary.blobs,
         summary.expired,
         summary.versions,
-        summary.orphans,
+        if summary.stopped { 0 } else { summary.orphans },
         summary.variants,
         summary.leftovers,
         summary.sessions,
         summary.bytes
     );
     service.app.close().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(if summary.stopped { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn refusal(orphans: u64, blobs: u64) -> String {
+    format!(
+        "{orphans} of {blobs} blobs have no row in this database. That is more than uploads that were cut off leave behind, so none of them \
+         is removed.\nIs this the store of this database, and the newest state of it? If not, correct database_url or storage_url, or \
+         restore the newer database. If it is, remove them with: imagewell sweep --confirm"
+    )
 }

@@ -284,12 +284,16 @@ settings! {
 
     /// Removing what nothing points at.
     sweep: SweepSettings {
-        /// Seconds between two sweeps in the background.
+        /// Seconds between two sweeps in the background, and before the first one after a start.
         interval_seconds: u64 = "3600";
         /// Seconds for which a blob without a row is left alone. Longer than any upload takes.
         grace_seconds: u64 = "86400";
         /// Seconds for which a deleted version can be restored. Its bytes go with the next sweep after that.
         undo_seconds: u64 = "604800";
+        /// Percent of all blobs that a sweep removes at most because no row points at them. Beyond that it removes none of them and raises an alarm, until `imagewell sweep --confirm`.
+        orphans_percent_max: u32 = "5";
+        /// So many blobs without a row are removed whatever their share, as long as some blob has a row.
+        orphans_always: u64 = "100";
     }
 
     /// Serving images.

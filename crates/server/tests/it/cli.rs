@@ -182,7 +182,12 @@ async fn sweep_says_what_it_would_remove_and_why() {
     let dry = text(&run(&data, &["sweep", "--dry-run", "--set", "sweep.grace_seconds=0"]));
     assert!(dry.contains("would remove opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
     assert!(orphan.exists());
-    let real = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    let stopped = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    assert_eq!(stopped.status.code(), Some(1));
+    let said = text(&stopped);
+    assert!(said.contains("1 of 1 blobs have no row") && said.contains("imagewell sweep --confirm"), "{said}");
+    assert!(said.contains("removed 0 expired pictures, 0 deleted versions, 0 orphans") && orphan.exists(), "{said}");
+    let real = run(&data, &["sweep", "--confirm", "--set", "sweep.grace_seconds=0"]);
     assert!(
         real.status.success() && text(&real).contains("removed 0 expired pictures, 0 deleted versions, 1 orphans"),
         "{}",

@@ -14,7 +14,11 @@ async fn findings(app: &TestApp, mode: Mode) -> (sweep::Summary, Vec<String>) {
         Finding::Orphan { key, .. } => lines.push(key.as_str().to_owned()),
         Finding::StrayVariant { key, .. } => lines.push(key.as_str().to_owned()),
         Finding::Leftover { path, .. } => lines.push(path.display().to_string()),
-        Finding::Expired { .. } | Finding::PastUndo { .. } | Finding::EndedSessions(_) | Finding::Progress(_) => {}
+        Finding::Expired { .. }
+        | Finding::PastUndo { .. }
+        | Finding::EndedSessions(_)
+        | Finding::Progress(_)
+        | Finding::Suspicious { .. } => {}
     })
     .await
     .expect("sweeps");
@@ -28,8 +32,11 @@ async fn orphans_and_leftovers_go_and_images_stay() {
     let uuid = ada.upload(png(8, 8, 1)).await.uuid();
     let rendered = Answer::of(ada.get(&format!("/i/{uuid}/w_4"))).await;
     assert_eq!(rendered.status, StatusCode::OK);
-    let clean = app.stored().await;
     let folder = app.blobs().join("opsportal-images/100606");
+    // What others put beside ours is not ours to remove, however old.
+    std::fs::write(folder.join("notes.png"), b"foreign").expect("writes");
+    std::fs::write(app.data_dir().join("spool/notes"), b"foreign").expect("writes");
+    let clean = app.stored().await;
     std::fs::write(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png"), b"orphan").expect("writes");
     // In a bucket nothing is staged.
     let staged = !app.service.app.storage.is_bucket();
@@ -71,6 +78,7 @@ async fn ended_sessions_go() {
 #[tokio::test]
 async fn the_background_sweep_runs_by_itself() {
     let app = TestApp::with(&[("sweep.grace_seconds", "0"), ("sweep.interval_seconds", "1")]).await;
+    app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
     let folder = app.blobs().join("opsportal-images/1");
     std::fs::create_dir_all(&folder).expect("makes");
     let orphan = folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
@@ -82,4 +90,61 @@ async fn the_background_sweep_runs_by_itself() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the orphan is still there");
+}
+
+/// An empty database, or another one's, makes orphans of all that the store holds.
+#[tokio::test]
+async fn a_database_that_has_no_row_for_any_blob_removes_none_until_that_is_confirmed() {
+    let app = TestApp::with(&[("sweep.grace_seconds", "0")]).await;
+    let folder = app.blobs().join("opsportal-images/100606");
+    std::fs::create_dir_all(&folder).expect("makes");
+    for number in 0..40 {
+        std::fs::write(folder.join(format!("0d5a2b1c-5f6e-4a3b-8c9d-0123456789{number:02}.png")), b"another one's")
+            .expect("writes");
+    }
+    let before = app.stored().await;
+    let (stopped, _) = findings(&app, Mode::Remove).await;
+    assert!(stopped.stopped && stopped.orphans == 40, "{stopped:?}");
+    assert_eq!(app.stored().await, before, "nothing is removed");
+    assert!(!findings(&app, Mode::DryRun).await.0.stopped);
+    let (confirmed, _) = findings(&app, Mode::RemoveConfirmed).await;
+    assert!(!confirmed.stopped && confirmed.orphans == 40, "{confirmed:?}");
+    assert_eq!(app.stored().await.files.len(), before.files.len() - 40);
+}
+
+#[tokio::test]
+async fn more_orphans_than_the_share_are_left_alone_and_as_many_go() {
+    let limits = [("sweep.grace_seconds", "0"), ("sweep.orphans_always", "2"), ("sweep.orphans_percent_max", "50")];
+    let app = TestApp::with(&limits).await;
+    let ada = app.actor("ada").await;
+    for number in 0..3 {
+        ada.upload(png(8, 8, number)).await.uuid();
+    }
+    let clean = app.stored().await;
+    let folder = app.blobs().join("opsportal-images/100606");
+    let orphans = |count: u8| {
+        for number in 0..count {
+            std::fs::write(folder.join(format!("0d5a2b1c-5f6e-4a3b-8c9d-0123456789{number:02}.png")), b"orphan").expect("writes");
+        }
+    };
+    orphans(4);
+    let (stopped, _) = findings(&app, Mode::Remove).await;
+    assert!(stopped.stopped && stopped.orphans == 4, "four of seven are more than half: {stopped:?}");
+    assert_eq!(app.stored().await.files.len(), clean.files.len() + 4);
+    std::fs::remove_file(folder.join("0d5a2b1c-5f6e-4a3b-8c9d-012345678903.png")).expect("removes");
+    let (swept, _) = findings(&app, Mode::Remove).await;
+    assert!(!swept.stopped && swept.orphans == 3, "three of six are half: {swept:?}");
+    assert_eq!(app.stored().await, clean);
+}
+
+#[tokio::test]
+async fn nothing_is_swept_before_the_first_interval_has_passed() {
+    let app = TestApp::with(&[("sweep.grace_seconds", "0"), ("sweep.interval_seconds", "3600")]).await;
+    app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    let folder = app.blobs().join("opsportal-images/1");
+    std::fs::create_dir_all(&folder).expect("makes");
+    let orphan = folder.join("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::write(&orphan, b"orphan").expect("writes");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(orphan.exists(), "a start sweeps nothing");
 }
