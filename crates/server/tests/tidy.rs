@@ -148,3 +148,16 @@ fn the_changelog_knows_this_version() {
     let changelog = std::fs::read_to_string(root().join("CHANGELOG.md")).expect("CHANGELOG.md");
     assert!(changelog.contains(&format!("## {}", env!("CARGO_PKG_VERSION"))));
 }
+
+#[test]
+fn every_step_of_the_tests_stands_in_contributing() {
+    let steps = std::fs::read_to_string(root().join("scripts/steps")).expect("scripts/steps");
+    let contributing = std::fs::read_to_string(root().join("CONTRIBUTING.md")).expect("CONTRIBUTING.md");
+    let names: Vec<&str> =
+        steps.lines().filter_map(|line| line.strip_prefix("step ")).filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.len() > 15, "only {names:?}");
+    for name in names {
+        assert!(contributing.contains(&format!("`{name}`")), "CONTRIBUTING.md does not say what the step {name} checks");
+        assert!(steps.contains(&format!("\nstep_{name}() {{")), "scripts/steps does not say what the step {name} does");
+    }
+}
