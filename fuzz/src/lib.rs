@@ -34,7 +34,7 @@ pub fn decode(format: Format, bytes: &[u8]) {
 /// Draws a document that begins as SVG does. See [`decode`].
 pub fn draw(bytes: &[u8]) {
     if is_svg(bytes) {
-        as_a_worker(|| drop(rasterise(bytes, &Limits::default())));
+        as_a_worker(|| drop(rasterise(bytes, &LIMITS)));
     }
 }
 
