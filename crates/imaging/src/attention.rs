@@ -3,8 +3,8 @@
 use fast_image_resize as fir;
 use image::{DynamicImage, GrayImage, RgbImage, imageops};
 
-use crate::resize::resize;
 use crate::transform::Gravity;
+use imagewell_pixels::resize;
 
 /// Pictures are judged at about this size: larger details than that make no subject.
 const SIDE: u32 = 96;

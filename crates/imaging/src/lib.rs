@@ -17,7 +17,6 @@ mod limits;
 pub mod look;
 mod plan;
 pub mod render;
-mod resize;
 pub mod svg;
 pub mod transform;
 

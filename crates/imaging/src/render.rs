@@ -10,9 +10,9 @@ use image::DynamicImage;
 use crate::decode::{Animation, Decoded, animation, decode};
 use crate::encode::{AnimationEncoder, Encoding, Failed, Moment, encode, holds_profile};
 use crate::plan::{Plan, cropped, turned_size};
-use crate::resize::resize;
 use crate::transform::{Colour, Metadata, Rotation, Shape, Transform};
 use crate::{Error, Format, Limit, Limits, colour, effects};
+use imagewell_pixels::resize;
 
 /// A JPEG is decoded to at least so many times the size that is wanted; the rest is the filter's, which does it better. 1.5 would gain
 /// two thousandths of likeness for a fifth more time (`docs/performance.md`).

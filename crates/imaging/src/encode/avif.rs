@@ -1,8 +1,7 @@
-//! AVIF by rav1e, in one thread.
+//! AVIF, in one thread.
 
 use image::DynamicImage;
-use ravif::{BitDepth, Encoder, Img};
-use rgb::FromSlice as _;
+use imagewell_pixels::encode_avif;
 
 use super::{Encoding, Failed};
 
@@ -11,19 +10,6 @@ const QUALITY: u8 = 65;
 const SPEED: u8 = 9;
 
 pub(super) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<Vec<u8>, Failed> {
-    let quality = f32::from(if encoding.lossless { 100 } else { encoding.quality.unwrap_or(QUALITY) });
-    // Ten bits would be a little smaller, but not every decoder is fast at them.
-    let encoder = Encoder::new()
-        .with_quality(quality)
-        .with_alpha_quality(quality)
-        .with_speed(SPEED)
-        .with_bit_depth(BitDepth::Eight)
-        .with_num_threads(Some(1));
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let encoded = match picture {
-        DynamicImage::ImageRgb8(pixels) => encoder.encode_rgb(Img::new(pixels.as_raw().as_rgb(), width, height)),
-        DynamicImage::ImageRgba8(pixels) => encoder.encode_rgba(Img::new(pixels.as_raw().as_rgba(), width, height)),
-        other => encoder.encode_rgb(Img::new(other.to_rgb8().as_raw().as_rgb(), width, height)),
-    };
-    encoded.map(|encoded| encoded.avif_file).map_err(Failed::of)
+    let quality = if encoding.lossless { 100 } else { encoding.quality.unwrap_or(QUALITY) };
+    encode_avif(picture, f32::from(quality), SPEED).map_err(Failed::of)
 }
