@@ -24,6 +24,9 @@ use crate::{Error, access, db};
 /// Bytes of a file that are read at a time to inspect it.
 const INSPECTED_BYTES: usize = 64 * 1024;
 
+/// Bytes in memory that are inspected at once: the work is linear in their number (see [`inspect`]), and below a millisecond.
+const INSPECTED_AT_ONCE_BYTES_MAX: usize = 128 * 1024;
+
 /// An upload waits this long for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -217,11 +220,13 @@ async fn is_drawing(app: &App, request: &Request, head: &[u8]) -> Result<bool, E
     Ok(request.accept.inspects() && is_svg(head) && db::accounts::accepts_svg(&app.database, request.actor.org).await?)
 }
 
-/// Inspects at once what is in memory, which takes microseconds, and on a blocking thread what has to be read.
+/// Inspects at once what is small and in memory, which takes microseconds, and all else on a blocking thread.
 async fn inspect_content(content: &Content, limits: Limits) -> Result<Facts, Error> {
     let inspected = match content {
         // Except for JPEG XL, whose headers are a little language.
-        Content::Memory(bytes) if Format::sniff(bytes).ok() != Some(Format::Jxl) => {
+        Content::Memory(bytes)
+            if bytes.len() <= INSPECTED_AT_ONCE_BYTES_MAX && Format::sniff(bytes).ok() != Some(Format::Jxl) =>
+        {
             catch_unwind(AssertUnwindSafe(|| inspect(Cursor::new(bytes), &limits))).map_err(|_| None)
         }
         _ => {

@@ -136,13 +136,51 @@ fn broken_structure_is_told_from_truncation() {
 }
 
 #[test]
-fn a_chain_of_pages_that_bites_its_tail_ends_at_the_frame_limit() {
+fn pages_in_a_circle_are_refused() {
     let mut tiff = encoded(&gradient(4, 4), ImageFormat::Tiff);
     let first = u32::from_le_bytes(tiff[4..8].try_into().expect("four bytes")) as usize;
     let entries = usize::from(u16::from_le_bytes([tiff[first], tiff[first + 1]]));
     let next = first + 2 + entries * 12;
     tiff[next..next + 4].copy_from_slice(&(first as u32).to_le_bytes());
-    assert!(matches!(inspected(&tiff), Err(Error::OverLimit { limit: Limit::Frames, .. })));
+    assert!(matches!(inspected(&tiff), Err(Error::Corrupt { .. })));
+}
+
+/// An AVIF of a megabyte whose index declares 6.5 billion pieces of nothing: it once took a thread a quarter of a minute.
+#[test]
+fn the_work_of_inspecting_is_linear_in_the_length_of_a_file() {
+    let part = |kind: &[u8; 4], payload: &[u8]| [&(payload.len() as u32 + 8).to_be_bytes()[..], kind, payload].concat();
+    let avif = |locations: &[u8]| {
+        let sizes = part(b"ipco", &part(b"ispe", &[0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 16]));
+        let of_items = part(b"ipma", &[0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1]);
+        let index =
+            [&[0; 4][..], &part(b"pitm", &[0, 0, 0, 0, 0, 1]), locations, &part(b"iprp", &[sizes, of_items].concat())].concat();
+        [part(b"ftyp", b"avif\0\0\0\0avifmif1"), part(b"meta", &index), part(b"mdat", b"x")].concat()
+    };
+    // Version, widths, number of items; then of each: id, method, reference, number of extents.
+    let locations = |method: u8, items: u32, extents: u16| {
+        let item = [&[0, 0, 0, 1, 0, method, 0, 0][..], &extents.to_be_bytes()].concat();
+        part(b"iloc", &[&[2, 0, 0, 0, 0, 0][..], &items.to_be_bytes(), &item.repeat(items as usize)].concat())
+    };
+    assert!(inspected(&avif(&locations(1, 3, 2))).is_ok());
+    for method in [0, 1, 2] {
+        let refused = inspected(&avif(&locations(method, 99_960, 65_535)));
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{method}: {refused:?}");
+    }
+    // Pages that share the bytes of a long list: each is another, and each is read again.
+    let (pages, numbers) = (200_u32, 100_000_u32);
+    let lists = 8 + pages * 54;
+    let mut tiff = [&b"II*\0"[..], &8_u32.to_le_bytes()].concat();
+    for page in 0..pages {
+        tiff.extend(4_u16.to_le_bytes());
+        for (tag, count, value) in [(256, 1, 1), (257, 1, 1), (273, numbers, lists), (279, numbers, lists)] {
+            tiff.extend([u16::to_le_bytes(tag), 4_u16.to_le_bytes()].concat());
+            tiff.extend([u32::to_le_bytes(count), value.to_le_bytes()].concat());
+        }
+        tiff.extend(if page + 1 == pages { [0; 4] } else { (8 + (page + 1) * 54).to_le_bytes() });
+    }
+    tiff.resize(tiff.len() + numbers as usize * 4, 0);
+    let refused = inspected(&tiff);
+    assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
 }
 
 /// A decoder of others panics over a palette that ends in the middle of a colour.

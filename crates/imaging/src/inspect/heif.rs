@@ -247,27 +247,31 @@ fn property_associations(meta: &mut Nested<'_>) -> Result<Vec<(u32, u16)>, Error
 /// were read with it and need no check.
 fn locations(meta: &mut Nested<'_>) -> Result<Vec<(u64, u64)>, Error> {
     /// A picture of tiles has one item a tile.
-    const EXTENTS_MAX: usize = 100_000;
+    const EXTENTS_MAX: u32 = 100_000;
     let version = meta.u32_be()? >> 24;
     let [sizes_high, sizes_low] = meta.bytes()?;
     let (offset_size, length_size, base_size) = (sizes_high >> 4, sizes_high & 15, sizes_low >> 4);
     let index_size = if version == 0 { 0 } else { sizes_low & 15 };
     let items = if version < 2 { u32::from(meta.u16_be()?) } else { meta.u32_be()? };
     let mut extents = Vec::new();
+    let mut declared = 0_u32;
     for _ in 0..items {
         meta.skip(if version < 2 { 2 } else { 4 })?;
         let method = if version == 0 { 0 } else { meta.u16_be()? & 15 };
         meta.skip(2)?;
         let base = sized(meta, base_size)?;
-        for _ in 0..meta.u16_be()? {
+        let count = u32::from(meta.u16_be()?);
+        declared = declared.saturating_add(count);
+        if declared > EXTENTS_MAX {
+            return Err(meta.corrupt("it has too many pieces"));
+        }
+        for _ in 0..count {
+            meta.step()?;
             sized(meta, index_size)?;
             let (offset, len) = (sized(meta, offset_size)?, sized(meta, length_size)?);
             if method == 0 {
                 extents.push((base.saturating_add(offset), len));
             }
-        }
-        if extents.len() > EXTENTS_MAX {
-            return Err(meta.corrupt("it has too many pieces"));
         }
     }
     Ok(extents)

@@ -2,11 +2,17 @@ use std::io::{BufRead, Seek, SeekFrom};
 
 use crate::{Error, Format};
 
-/// A buffered reader that knows its length and turns every read past the end into [`Error::Truncated`].
+/// Steps (see [`Source::step`]) that every file has. A whole one takes fewer than one a byte.
+const STEPS_MIN: u64 = 10_000;
+const STEPS_PER_BYTE: u64 = 2;
+
+/// A buffered reader that knows its length and turns every read past the end into [`Error::Truncated`]. What takes far more steps to
+/// read than it has bytes is [`Error::Corrupt`]: structures that overlap, point back or hold nothing, over and over.
 pub(super) struct Source<R> {
     reader: R,
     position: u64,
     len: u64,
+    steps_left: u64,
     format: Format,
 }
 
@@ -14,7 +20,8 @@ impl<R: BufRead + Seek> Source<R> {
     pub(super) fn new(mut reader: R) -> Result<Self, Error> {
         let len = reader.seek(SeekFrom::End(0)).map_err(Error::Io)?;
         reader.seek(SeekFrom::Start(0)).map_err(Error::Io)?;
-        Ok(Self { reader, position: 0, len, format: Format::Jpeg })
+        let steps_left = STEPS_MIN.saturating_add(len.saturating_mul(STEPS_PER_BYTE));
+        Ok(Self { reader, position: 0, len, steps_left, format: Format::Jpeg })
     }
 
     /// Names the format that errors speak of.
@@ -44,6 +51,14 @@ impl<R: BufRead + Seek> Source<R> {
 
     pub(super) fn corrupt(&self, detail: &'static str) -> Error {
         Error::Corrupt { format: self.format, detail }
+    }
+
+    /// Counts one read, jump or round, so that the work is linear in the file's length whatever the file says. Every loop over what a file
+    /// declares passes here: by its reads, or by a call of its own where a round reads nothing.
+    pub(super) fn step(&mut self) -> Result<(), Error> {
+        self.steps_left =
+            self.steps_left.checked_sub(1).ok_or_else(|| self.corrupt("its parts overlap or hold nothing, over and over"))?;
+        Ok(())
     }
 
     /// The next bytes without taking them: up to `count`, fewer at the end of the file.
@@ -80,6 +95,7 @@ impl<R: BufRead + Seek> Source<R> {
     }
 
     fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.step()?;
         if bytes.len() as u64 > self.remaining() {
             return Err(self.truncated());
         }
@@ -89,6 +105,7 @@ impl<R: BufRead + Seek> Source<R> {
     }
 
     pub(super) fn skip(&mut self, count: u64) -> Result<(), Error> {
+        self.step()?;
         if count > self.remaining() {
             return Err(self.truncated());
         }
@@ -99,6 +116,7 @@ impl<R: BufRead + Seek> Source<R> {
     }
 
     pub(super) fn seek(&mut self, position: u64) -> Result<(), Error> {
+        self.step()?;
         if position > self.len {
             return Err(self.truncated());
         }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::io::{BufRead, Cursor, Seek};
 
 use super::source::Source;
@@ -22,7 +23,11 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     let mut next = order.u32(source)?;
     let mut first: Option<Facts> = None;
     let (mut frames, mut frame_pixels) = (0_u32, 0_u64);
+    let mut seen = HashSet::new();
     while next != 0 {
+        if !seen.insert(next) {
+            return Err(source.corrupt("its pages follow each other in a circle"));
+        }
         frames += 1;
         let page = Directory::read(source, order, next)?;
         let (Some(width), Some(height)) = (page.width, page.height) else {
@@ -30,7 +35,6 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
         };
         check_size(source.format(), width, height, limits)?;
         frame_pixels += u64::from(width) * u64::from(height);
-        // The bound on frames also ends a chain that bites its own tail.
         check_frames(frames, frame_pixels, limits)?;
         source.require(page.values_end, 0)?;
         page.check_pieces(source, order)?;
