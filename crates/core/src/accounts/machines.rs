@@ -9,7 +9,7 @@ use quick_cache::sync::Cache;
 use sha2::Sha256;
 
 use super::Accounts;
-use crate::model::{AccountId, AccountKind, Actor, Org, OrgId};
+use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, OrgReference};
 use crate::{Error, db};
 
 /// Proofs and callers held in memory; each is a few hundred bytes.
@@ -18,8 +18,8 @@ const CACHED_MAX: usize = 10_000;
 /// Somebody whom an outside identity provider vouches for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutsideCaller {
-    /// Number or name of the org.
-    pub org: String,
+    /// Its org.
+    pub org: OrgReference,
     /// Who vouches.
     pub issuer: String,
     /// Whom the issuer means.
@@ -135,12 +135,12 @@ impl Accounts {
         Ok(actor)
     }
 
-    /// The org of a number or name, if there is one.
+    /// The org that is meant, if there is one.
     ///
     /// # Errors
     /// [`Error::Internal`] when the database can't be read.
-    pub async fn org(&self, number_or_name: &str) -> Result<Option<Org>, Error> {
-        db::accounts::find_org(&self.database, number_or_name).await
+    pub async fn org(&self, reference: &OrgReference) -> Result<Option<Org>, Error> {
+        db::accounts::find_org(&self.database, reference).await
     }
 
     async fn outside_account(&self, org: OrgId, caller: &OutsideCaller) -> Result<AccountId, Error> {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::query::{On, Query, columns, query, statements};
 use super::{Connection, Database};
 use crate::Error;
-use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, Timestamp};
+use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, OrgReference, Timestamp};
 
 statements! {
     ORG_BY_NAME = "SELECT id, name FROM orgs WHERE name = $1";
@@ -112,11 +112,11 @@ pub(crate) async fn token_ttl_seconds(database: &Database, id: AccountId) -> Res
     Ok(row.flatten())
 }
 
-/// The org that a number or a name stands for.
-pub(crate) async fn find_org(database: &Database, number_or_name: &str) -> Result<Option<Org>, Error> {
-    let statement = match number_or_name.parse::<i64>() {
-        Ok(number) => query(ORG_BY_ID).bind(number),
-        Err(_) => query(ORG_BY_NAME).bind(number_or_name.to_owned()),
+/// The org that is meant.
+pub(crate) async fn find_org(database: &Database, reference: &OrgReference) -> Result<Option<Org>, Error> {
+    let statement = match reference {
+        OrgReference::Number(number) => query(ORG_BY_ID).bind(number.0),
+        OrgReference::Name(name) => query(ORG_BY_NAME).bind(name.clone()),
     };
     let row = statement.fetch_optional(database).await?;
     Ok(row.map(|(id, name)| Org { id: OrgId(id), name }))

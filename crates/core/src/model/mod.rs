@@ -24,7 +24,7 @@ pub use file_name::{FileName, is_bidirectional};
 pub use image::{Acl, AppKey, Image, ImageId, State};
 pub use key::{KeyPurpose, SigningKey};
 pub use namespace::{Namespace, NamespaceRules};
-pub use org::{Org, OrgId};
+pub use org::{Org, OrgId, OrgReference};
 pub use preset::Preset;
 pub use resource::{Resource, Service};
 pub use session::{SessionToken, SessionTokenHash};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imagewell_core::accounts::OutsideCaller;
+use imagewell_core::model::{OrgId, OrgReference};
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use reqwest::Client;
@@ -94,8 +95,8 @@ impl Provider {
 
     fn caller(&self, claims: &Map<String, Value>) -> Option<OutsideCaller> {
         let org = match claim(claims, &self.settings.org_claim)? {
-            Value::String(name) => name.clone(),
-            Value::Number(number) => number.as_i64()?.to_string(),
+            Value::String(name) => OrgReference::Name(name.clone()),
+            Value::Number(number) => OrgReference::Number(OrgId(number.as_i64()?)),
             _ => return None,
         };
         let subject = claims.get("sub")?.as_str().filter(|subject| (1..=SUBJECT_BYTES_MAX).contains(&subject.len()))?;

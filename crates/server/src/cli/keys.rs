@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use imagewell_core::model::KeyPurpose;
+use imagewell_core::model::{KeyPurpose, OrgReference};
 
 use super::{Outcome, explained};
 use crate::config::Settings;
@@ -62,7 +62,7 @@ pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
         }
         Action::Transforms { org } => {
             let key = keys.current(KeyPurpose::Transforms).map_err(explained)?;
-            let Some(found) = service.app.accounts.org(&org).await.map_err(explained)? else {
+            let Some(found) = service.app.accounts.org(&OrgReference::of_text(&org)).await.map_err(explained)? else {
                 return Err(format!("there is no org {org:?}").into());
             };
             println!("{}", org_secret(&key, found.id));

@@ -129,7 +129,11 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     let mut faults = Vec::new();
     let mut plan = Plan::default();
     for org in file.orgs {
-        check_name(&format!("org {}", org.id), &org.name, &mut faults);
+        let label = format!("org {}", org.id);
+        check_name(&label, &org.name, &mut faults);
+        if org.name.bytes().all(|byte| byte.is_ascii_digit()) {
+            faults.push(format!("{label}: a name of digits alone would be taken for an org's number: put a letter into it"));
+        }
         plan.accept_svg.extend(org.accept_svg.map(|accepts| (org.name.clone(), accepts)));
         plan.orgs.push(Org { id: OrgId(org.id), name: org.name });
     }

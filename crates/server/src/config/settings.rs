@@ -376,7 +376,7 @@ settings! {
         audience: String = "";
         /// Where its keys are (RFC 7517). Without one, where `ISSUER/.well-known/openid-configuration` says. https, or http on this machine.
         jwks_url: Option<WebUrl> = "";
-        /// The claim that holds the org's number or name. Dots lead into nested claims.
+        /// The claim that holds the org: a number is its number, a text its name. Dots lead into nested claims.
         org_claim: String = "org_id";
         /// The claim that holds names of roles in that org, as a list or separated by spaces. Dots lead into nested claims.
         roles_claim: String = "roles";

@@ -99,6 +99,7 @@ fn a_faulty_plan_changes_nothing_and_says_why() {
         ("[[users]]\norg = 'nowhere'\nlogin = 'a'\npassword = 'b'", "there is no org nowhere"),
         ("[[orgs]]\nid = 1\nname = 'a'\n[[users]]\norg = 'a'\nlogin = 'x'\npassword = 'b'\nroles = ['none']", "no role none"),
         ("[[orgs]]\nid = 1\nname = 'a'\n[[orgs]]\nid = 2\nname = 'a'", "same name"),
+        ("[[orgs]]\nid = 1\nname = '200'", "digits alone"),
         ("[[orgs]]\nid = 1", "missing field"),
         ("orgs = 1", "invalid type"),
     ];

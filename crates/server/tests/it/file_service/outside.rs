@@ -154,6 +154,8 @@ async fn its_callers_have_the_org_and_the_roles_that_it_says() {
     let elsewhere = Machine::bearer(&app, &rsa.sign(&changed(&claims, "tenant", json!(2))));
     elsewhere.send("GET", "rewards/a.png").await.failed(404);
     Machine::bearer(&app, &rsa.sign(&changed(&claims, "tenant", json!(7)))).send("GET", "rewards/a.png").await.failed(403);
+    // A text is a name, whatever it looks like: an org could be named like another's number.
+    Machine::bearer(&app, &rsa.sign(&changed(&claims, "tenant", json!("100606")))).send("GET", "rewards/a.png").await.failed(403);
     assert_eq!(provider.times_asked(), 1, "its keys are kept");
     // Our own clients go on beside it.
     Machine::bearer(&app, &super::token(&app, "backoffice").await).send("GET", "rewards/a.png").await.file();
