@@ -114,7 +114,10 @@ fn the_worker_can_open_no_file_and_no_socket_and_start_nothing() {
     let output = Command::new(program()).args(["render-worker", "probe"]).env_clear().output().expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("landlock") && text.contains("seccomp enforced"), "{text}");
-    assert!(text.contains("file refused, socket refused, process refused, thread refused, 0 variables"), "{text}");
+    assert!(
+        text.contains("file refused, socket refused, process refused, thread refused, signal refused, 0 variables"),
+        "{text}"
+    );
 }
 
 #[test]
