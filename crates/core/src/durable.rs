@@ -1,10 +1,10 @@
 //! Files and folders that survive a power cut: what these functions have made is there afterwards, whole, under its name.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, IoSliceMut, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +13,9 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 /// Folders that are remembered; beyond that they are synced once more.
 const FOLDERS_KNOWN_MAX: usize = 10_000;
+
+/// The permissions of every file that we make: its owner reads and writes, nobody else anything.
+const PRIVATE: u32 = 0o600;
 
 /// Makes a folder that nobody but its owner can look into.
 ///
@@ -24,6 +27,24 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     sync_upwards(folder)
+}
+
+/// Lets nobody but its owner read or write a file, whatever the umask was when it was made. Makes it where it is missing and wanted.
+///
+/// # Errors
+/// When it can't be made, or is somebody else's.
+pub fn make_private(file: &Path, make: bool) -> io::Result<()> {
+    match File::open(file) {
+        Ok(opened) => {
+            let now = opened.metadata()?.permissions().mode() & 0o777;
+            if now == PRIVATE { Ok(()) } else { opened.set_permissions(Permissions::from_mode(PRIVATE)) }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(file).map(|_| ())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Syncs a folder and those above it: whichever were just made must survive too.
@@ -70,7 +91,7 @@ impl Folders {
     /// When the name is taken, or writing or syncing fails; then nothing stays behind.
     pub(crate) fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.make_for(path)?;
-        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let create = || OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path);
         let mut file = create().or_else(|error| match error.kind() {
             // Somebody has removed the folder.
             io::ErrorKind::NotFound => make_folder(path.parent().unwrap_or(Path::new("/"))).and_then(|()| create()),

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use sqlx::SqlStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+
+use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
 const HISTORY: [(i64, &str, &str); 8] = [
@@ -21,7 +23,26 @@ const HISTORY: [(i64, &str, &str); 8] = [
 ];
 
 /// All of it, in order.
-pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
+
+/// Brings a database to the newest schema.
+///
+/// # Errors
+/// [`Error::Internal`] when a newer program has been there, or a statement fails.
+pub(super) async fn migrate<C: Migrate>(connection: &mut C, doing: &str) -> Result<(), Error> {
+    // `run` would do, but the compiler can't see that its future may change threads.
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(number) => {
+            let detail = format!(
+                "{doing}: its schema {number} was made by a newer imagewell, and this one only has {}: start that one again, \
+                 or restore a backup from before",
+                HISTORY.len()
+            );
+            Error::Internal { detail }
+        }
+        error => Error::internal(doing, &error),
+    })
+}
 
 /// The first so many.
 pub(super) fn up_to(count: usize) -> Vec<Migration> {

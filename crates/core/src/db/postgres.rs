@@ -12,7 +12,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres as Driver};
 
-use super::migrations::MIGRATIONS;
+use super::migrations::migrate;
 use super::{Connection, Link, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
@@ -66,8 +66,7 @@ impl Postgres {
         );
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
-        // `run` would do, but the compiler can't see that its future may change threads.
-        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| Error::internal(&doing, &error))?;
+        migrate(&mut connection, &doing).await?;
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();
         let _ = connection.close().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
-use super::migrations::MIGRATIONS;
+use super::migrations::migrate;
 use super::read_failed;
 use super::writer::Writer;
 use crate::Error;
@@ -20,6 +20,9 @@ const SQLITE_VERSION_MIN: &str = "3.51.3";
 
 /// Of each connection, in KiB when negative: the inner pages of the indexes of ten million images. It fills as pages are read.
 const PAGES_CACHED: &str = "-16384";
+
+/// Bytes that the write-ahead log keeps on disk when it begins anew; a burst may have made it larger.
+const LOG_BYTES_KEPT: &str = "67108864";
 
 #[derive(Debug)]
 pub(super) struct Sqlite {
@@ -39,15 +42,20 @@ impl Sqlite {
             .busy_timeout(Duration::from_secs(10))
             // The writer checkpoints by itself, because SQLite would swallow a failed sync of an automatic one.
             .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", LOG_BYTES_KEPT)
             .pragma("cache_size", PAGES_CACHED);
         let doing = format!("opening the database {}", file.display());
         if let Some(folder) = file.parent() {
             crate::durable::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
         }
+        for suffix in ["", "-wal", "-shm"] {
+            // SQLite gives a log that it makes the permissions of the database.
+            let file = format!("{}{suffix}", file.display());
+            crate::durable::make_private(Path::new(&file), suffix.is_empty()).map_err(|error| Error::internal(&doing, &error))?;
+        }
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
-        // `run` would do, but the compiler can't see that its future may change threads.
-        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| Error::internal(&doing, &error))?;
+        migrate(&mut connection, &doing).await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(readers_max)
             .connect_with(options.read_only(true).create_if_missing(false))
@@ -60,9 +68,10 @@ impl Sqlite {
         &self.reader
     }
 
+    /// The writer last: it empties the write-ahead log, for which nobody may read.
     pub(super) async fn close(&self) {
-        self.writer.close().await;
         self.reader.close().await;
+        self.writer.close().await;
     }
 }
 

@@ -24,6 +24,10 @@ const QUEUE_MAX: usize = 1024;
 const COMMITS_PER_CHECKPOINT: u32 = 200;
 /// The log is copied too when nothing was written for this long.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);
+/// Copies what no reader holds back, and waits for nobody.
+const KEEP_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+/// Waits for readers, copies everything and leaves a log without bytes.
+const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The queue of the writing task.
 #[derive(Debug, Clone)]
@@ -137,7 +141,8 @@ impl Writer {
 }
 
 async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>, halt: Arc<Halt>, announcer: Announcer) {
-    let mut commits_since_checkpoint = 0;
+    // What an earlier process has left in the log counts as well.
+    let mut commits_since_checkpoint = 1;
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     loop {
         let received = if commits_since_checkpoint == 0 {
@@ -146,7 +151,7 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             match tokio::time::timeout(IDLE_CHECKPOINT, requests.recv_many(&mut waiting, BATCH_MAX)).await {
                 Ok(received) => received,
                 Err(_idle) => {
-                    checkpoint(&mut connection, &halt).await;
+                    checkpoint(&mut connection, &halt, KEEP_LOG).await;
                     commits_since_checkpoint = 0;
                     continue;
                 }
@@ -165,10 +170,11 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             commits_since_checkpoint += 1;
         }
         if commits_since_checkpoint >= COMMITS_PER_CHECKPOINT {
-            checkpoint(&mut connection, &halt).await;
+            checkpoint(&mut connection, &halt, KEEP_LOG).await;
             commits_since_checkpoint = 0;
         }
         if received == 0 || closing.is_some() {
+            checkpoint(&mut connection, &halt, EMPTY_LOG).await;
             if let Link::Sqlite(link) = connection.link {
                 let _ = link.close().await;
             }
@@ -237,8 +243,8 @@ async fn execute(connection: &mut Connection, sql: &'static str, halt: &Halt) ->
 }
 
 /// Copies the log into the database. Unlike SQLite's automatic one, this one reports a failed sync.
-async fn checkpoint(connection: &mut Connection, halt: &Halt) {
-    if let Err(error) = execute(connection, "PRAGMA wal_checkpoint(PASSIVE)", halt).await {
+async fn checkpoint(connection: &mut Connection, halt: &Halt, how: &'static str) {
+    if let Err(error) = execute(connection, how, halt).await {
         tracing::warn!(%error, "the write-ahead log could not be copied into the database");
     }
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::fs::Mode;
 
 use crate::config::{self, Settings, Sources};
 use crate::{allocator, router};
@@ -135,6 +136,8 @@ type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
+    // Whatever is made is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     match Cli::parse().command {
         Command::Reference { what } => reference(&what),
         Command::RenderWorker { what, limits } => render_worker::run(&what, limits.unwrap_or_default()),

@@ -1,4 +1,6 @@
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use imagewell_core::Error;
@@ -34,12 +36,24 @@ pub(super) fn lock(settings: &Settings) -> Result<File, Box<dyn std::error::Erro
     let path = folder.join("imagewell.lock");
     let file = File::create(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            warn_of_others(folder);
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => {
             Err(format!("{} is in use by another imagewell: stop that one, or choose another --data-dir", folder.display())
                 .into())
         }
         Err(TryLockError::Error(error)) => Err(format!("locking {}: {error}", path.display()).into()),
+    }
+}
+
+/// The files are private by themselves, but who may write to the folder may exchange them.
+fn warn_of_others(folder: &Path) {
+    let mode = folder.metadata().map_or(0, |folder| folder.permissions().mode()) & 0o777;
+    if mode & 0o077 != 0 {
+        let folder = folder.display();
+        tracing::warn!("others may enter the folder {folder} (mode {mode:o}): run `chmod 700 {folder}`");
     }
 }
 
@@ -82,11 +96,12 @@ pub(super) fn random_password() -> Result<String, Box<dyn std::error::Error>> {
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn until_signal(service: Service, announce: impl FnOnce(&str)) -> Outcome {
     let scheme = if service.settings.tls.certificate_file.is_some() { "https" } else { "http" };
+    // Before the first request: a signal that came sooner would cut it off.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let running = start(service).await.map_err(explained)?;
     let url = format!("{scheme}://{}", running.address);
     tracing::info!(url, "listening");
     announce(&url);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: draining"),

@@ -17,6 +17,7 @@ mod fixtures;
 mod moving;
 mod native;
 mod nodes;
+mod operators;
 mod process;
 mod protocol;
 mod reading;

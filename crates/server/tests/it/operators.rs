@@ -1,0 +1,82 @@
+//! Mistakes and circumstances of those who run it: umasks, older programs, processes that were killed.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::fixtures::png;
+use crate::process::{Process, accounts_on_disk, imagewell, run, text};
+
+/// Everything below a folder with its permissions.
+fn permissions(folder: &Path) -> Vec<(PathBuf, u32)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("folder").flatten() {
+        let metadata = entry.metadata().expect("metadata");
+        found.push((entry.path(), metadata.permissions().mode() & 0o777));
+        if metadata.is_dir() {
+            found.extend(permissions(&entry.path()));
+        }
+    }
+    found
+}
+
+/// With a umask that takes nothing away, as some containers and units have.
+fn serve_open_to_all(data: &Path) -> Process {
+    let plain = imagewell(data, &["serve"]);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("umask 000; exec \"$0\" serve").arg(plain.get_program());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(data.parent().expect("parent"));
+    Process::start(command)
+}
+
+async fn upload(process: &Process) {
+    let answer = process.actor("ada").await.upload(png(16, 16, 1)).await;
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn nobody_else_reads_the_data_whatever_the_umask_and_the_folder() {
+    let (_folder, data) = accounts_on_disk();
+    // As an operator may have made them, or an earlier version.
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permits");
+    mode(&data, 0o755);
+    mode(&data.join("imagewell.db"), 0o644);
+    let process = serve_open_to_all(&data);
+    upload(&process).await;
+    for (path, mode) in permissions(&data) {
+        assert_eq!(mode & 0o077, 0, "{} has {mode:o}", path.display());
+    }
+    assert!(process.log().contains("chmod 700"), "{}", process.log());
+    assert!(process.terminate().success());
+}
+
+#[tokio::test]
+async fn a_clean_stop_empties_the_log_of_the_database() {
+    let (_folder, data) = accounts_on_disk();
+    let bytes_of_log = || std::fs::metadata(data.join("imagewell.db-wal")).map_or(0, |log| log.len());
+    for _ in 0..3 {
+        let mut process = Process::serve(&data);
+        upload(&process).await;
+        process.child.kill().expect("kills");
+        process.child.wait().expect("ends");
+    }
+    assert!(bytes_of_log() > 0);
+    assert!(Process::serve(&data).terminate().success());
+    assert_eq!(bytes_of_log(), 0);
+}
+
+#[tokio::test]
+async fn data_of_a_newer_program_is_named_as_such_and_left_alone() {
+    let (_folder, data) = accounts_on_disk();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("imagewell.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', TRUE, x'00', 0)";
+    sqlx::query(newer).execute(&pool).await.expect("inserts");
+    pool.close().await;
+    for command in ["serve", "check"] {
+        let refused = run(&data, &[command]);
+        assert!(!refused.status.success());
+        let said = text(&refused);
+        assert!(said.contains("schema 9999 was made by a newer imagewell"), "{said}");
+    }
+}
