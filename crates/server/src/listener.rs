@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -152,7 +154,10 @@ impl Connections {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let router = self.router.clone();
+        let asked = Arc::new(AtomicBool::new(false));
+        let has_asked = Arc::clone(&asked);
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+            has_asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(Peer(peer));
             // HTTP/2 says in :authority what HTTP/1.1 says in Host (RFC 9113 §8.3.1); handlers look in one place.
             let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
@@ -162,7 +167,18 @@ impl Connections {
             router.clone().oneshot(request.map(Body::new))
         });
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
+        let mut connection = pin!(watcher.watch(connection));
+        // Until its first request: what tells HTTP/2 from HTTP/1, and HTTP/2 itself, have no time limit of their own.
+        let header_timeout = Duration::from_secs(self.settings.server.header_timeout_seconds);
+        let ended = match tokio::time::timeout(header_timeout, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+            Err(_) => {
+                tracing::debug!(%peer, "no request within server.header_timeout_seconds");
+                return;
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%peer, error = %io::Error::other(error), "connection ended early");
         }
     }

@@ -52,7 +52,9 @@ async fn ambiguous_requests_get_one_400_and_no_second_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_and_slow_connections_are_closed() {
     let app = TestApp::with(&[("server.header_timeout_seconds", "1")]).await;
-    for start in ["", "GET / HTTP/1.1\r\nHo"] {
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = "\0\0\0\x04\0\0\0\0\0";
+    for start in ["", "P", "PRI ", "GET / HTTP/1.1\r\nHo", &preface[..23], preface, &format!("{preface}{settings}")] {
         let mut stream = TcpStream::connect(app.address).expect("connects");
         stream.set_read_timeout(Some(Duration::from_secs(6))).expect("sets");
         stream.write_all(start.as_bytes()).expect("writes");
