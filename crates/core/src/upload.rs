@@ -145,22 +145,48 @@ pub struct Received {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A place among the uploads under way.
+#[derive(Debug)]
+pub struct Turn(OwnedSemaphorePermit);
+
+/// Waits for a place, where there is space for another upload at all.
+///
+/// # Errors
+/// [`Error::NoSpace`], [`Error::Busy`].
+pub async fn take_turn(app: &App) -> Result<Turn, Error> {
+    app.halt.check()?;
+    app.storage.check_space(0)?;
+    match tokio::time::timeout(WAIT_MAX, Arc::clone(&app.uploads).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(Turn(permit)),
+        _ => Err(Error::Busy { retry_after: WAIT_MAX }),
+    }
+}
+
 /// Everything that can be refused before the first byte is read.
 ///
 /// # Errors
 /// [`Error::Forbidden`], [`Error::Conflict`] when the chosen id is taken, [`Error::NoSpace`], [`Error::Busy`].
 pub async fn admit(app: &Arc<App>, request: Request) -> Result<Admitted, Error> {
+    check(app, &request).await?;
+    let Turn(permit) = take_turn(app).await?;
+    Ok(Admitted { app: Arc::clone(app), request, permit })
+}
+
+/// As [`admit`], for a body that had to be read before all of the request was known.
+///
+/// # Errors
+/// [`Error::Forbidden`], [`Error::Conflict`] when the chosen id is taken.
+pub async fn admit_in_turn(app: &Arc<App>, request: Request, turn: Turn) -> Result<Admitted, Error> {
+    check(app, &request).await?;
+    Ok(Admitted { app: Arc::clone(app), request, permit: turn.0 })
+}
+
+async fn check(app: &App, request: &Request) -> Result<(), Error> {
     access::check(&request.actor, request.target.action())?;
     app.halt.check()?;
-    if let Target::Application { id: Some(id), .. } = request.target
-        && db::images::exists(&app.database, id).await?
-    {
-        return Err(Error::Conflict);
-    }
-    app.storage.check_space(0)?;
-    match tokio::time::timeout(WAIT_MAX, Arc::clone(&app.uploads).acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(Admitted { app: Arc::clone(app), request, permit }),
-        _ => Err(Error::Busy { retry_after: WAIT_MAX }),
+    match request.target {
+        Target::Application { id: Some(id), .. } if db::images::exists(&app.database, id).await? => Err(Error::Conflict),
+        _ => Ok(()),
     }
 }
 

@@ -108,3 +108,57 @@ async fn rights_are_asked_here_too() {
     assert!(app.stored().await.files.is_empty());
     assert_eq!(Answer::of(ada.post(PATH).json(&with_token)).await.status, StatusCode::OK);
 }
+
+/// Ten million pairs once took a gigabyte, before anybody had asked who sends them.
+#[tokio::test]
+async fn parameters_are_few_and_short() {
+    let app = TestApp::start().await;
+    let ada = app.actor("ada").await;
+    let before = app.stored().await;
+    let text = STANDARD.encode(png(8, 8, 1));
+    let form = |body: String| (body, "application/x-www-form-urlencoded");
+    let object = |body: String| (body, "application/json");
+    let own = format!("appKey={APP_KEY}&permission={PERMISSION}&image=");
+    let many: String = (0..65).map(|number| format!("\"p{number}\":0,")).collect();
+    let long = "x".repeat(40_000);
+    for (body, kind) in [
+        form("=&".repeat(1_000_000)),
+        form(format!("{own}{}&{}", text.replace('+', "%2B"), "a=b&".repeat(65))),
+        form(format!("a={long}&b={long}&{own}")),
+        object(format!("{{{many}\"image\":\"{text}\"}}")),
+        object(format!("{{\"a\":\"{long}\",\"b\":\"{long}\",\"image\":\"{text}\"}}")),
+        // A text that does not end within its limit.
+        object(format!("{{\"image\":\"{text}\",\"a\":\"{}\"}}", "x".repeat(100_000))),
+    ] {
+        let send = |request: reqwest::RequestBuilder| Answer::of(request.header("content-type", kind).body(body.clone()));
+        send(ada.post(PATH)).await.refused(403, "\"E_CSRF\"");
+        let envelope = send(ada.change(PATH).await).await.refused(422, "\"E_INVALIDPARAMS\"");
+        assert!(envelope["data"]["reason"].as_str().expect("reason").contains("64"), "{envelope}");
+    }
+    let part = ("a", None, long.as_bytes());
+    for path in [PATH, "/opsportal/image", "/opsportal/file"] {
+        let body = multipart(&[part, part]);
+        let send =
+            |request: reqwest::RequestBuilder| Answer::of(request.header("content-type", multipart_type()).body(body.clone()));
+        send(ada.post(path)).await.refused(403, "\"E_CSRF\"");
+        send(ada.change(path).await).await.refused(422, "\"E_INVALIDPARAMS\"");
+    }
+    assert_eq!(app.stored().await, before);
+}
+
+/// Who has shown no token in the head is read for 64 KiB, and then refused.
+#[tokio::test]
+async fn a_token_stands_at_the_beginning_of_a_body() {
+    let app = TestApp::start().await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let text = STANDARD.encode(png_of_bytes(200_000, 1));
+    let own = format!("\"appKey\":\"{APP_KEY}\",\"permission\":\"{PERMISSION}\"");
+    let send = |body: String| Answer::of(ada.post(PATH).header("content-type", "application/json").body(body));
+    send(format!("{{{own},\"image\":\"{text}\",\"_csrf\":\"{token}\"}}")).await.refused(403, "\"E_CSRF\"");
+    assert!(app.stored().await.files.is_empty());
+    let uuid = send(format!("{{{own},\"_csrf\":\"{token}\",\"image\":\"{text}\"}}")).await.uuid();
+    assert_eq!(ada.read(&uuid).await.body, png_of_bytes(200_000, 1));
+    let form = [("_csrf", token.as_str()), ("image", &text), ("appKey", APP_KEY), ("permission", PERMISSION)];
+    Answer::of(ada.post(PATH).form(&form)).await.uuid();
+}

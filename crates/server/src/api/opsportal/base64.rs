@@ -11,17 +11,18 @@ use axum::http::{HeaderMap, header};
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use base64::read::DecoderReader;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use imagewell_core::Error;
 use imagewell_core::model::Namespace;
 use imagewell_core::spool::Content;
-use imagewell_core::upload::{self, Accept, Target};
+use imagewell_core::upload::{self, Accept, Target, Turn};
 use struson::reader::{JsonReader as _, JsonStreamReader, ValueType};
 use tokio::sync::mpsc;
 
 use super::caller::Caller;
 use super::error::{Refusal, Result};
-use super::parameters::Parameters;
+use super::parameters::{BODY_BYTES_MAX, BODY_COUNT_MAX, CSRF_PARAMETER, Parameters, TOO_MANY};
 use super::upload::OVERHEAD_BYTES_MAX;
 use super::wire::{ErrorEnvelope, Uploaded};
 use crate::intake::{self, Intake};
@@ -82,8 +83,8 @@ async fn receive(
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let found = match kind.as_str() {
-        "application/json" => from_body(service, parameters, intake, Wrapping::Json, bytes_max).await?,
-        "application/x-www-form-urlencoded" => from_body(service, parameters, intake, Wrapping::Form, bytes_max).await?,
+        "application/json" => from_body(service, parameters, intake, &caller, Wrapping::Json, bytes_max).await?,
+        "application/x-www-form-urlencoded" => from_body(service, parameters, intake, &caller, Wrapping::Form, bytes_max).await?,
         "multipart/form-data" => from_multipart(service, headers, parameters, intake, &caller, bytes_max).await?,
         _ => {
             caller.uploader(parameters)?;
@@ -91,7 +92,7 @@ async fn receive(
         }
     };
     let actor = caller.uploader(parameters)?;
-    let Some((text, wrapping)) = found else {
+    let Some(Found { text, wrapping, turn }) = found else {
         let mut missing = parameters.missing();
         missing.push("image");
         return Err(Refusal::missing(&missing));
@@ -105,32 +106,64 @@ async fn receive(
         bytes_announced,
         accept: Accept::Images,
     };
-    let admitted = upload::admit(&service.app, request).await?;
+    let admitted = upload::admit_in_turn(&service.app, request, turn).await?;
     let image = admitted.receive(decoded(text, wrapping)).await?.store().await?.image;
     Ok(Json(Uploaded::new(image.id.to_string(), uploading.is_webix)))
 }
 
-/// Spools the whole body and reads the parameters out of it.
+/// The text of an image, spooled.
+struct Found {
+    text: Content,
+    wrapping: Wrapping,
+    turn: Turn,
+}
+
+/// Spools the whole body and reads the parameters out of it, when the caller has shown who it is: in the head, or by a token near the
+/// body's beginning.
 async fn from_body(
     service: &Service,
     parameters: &mut Parameters,
     intake: &Intake,
+    caller: &Caller,
     wrapping: Wrapping,
     bytes_max: u64,
-) -> Result<Option<(Content, Wrapping)>> {
-    let text = spooled(service, intake.chunks(), bytes_max).await?;
-    let reader = text.reader();
-    let scalars = tokio::task::spawn_blocking(move || match wrapping {
-        Wrapping::Json => json_scalars(reader),
-        _ => form_scalars(reader),
-    })
-    .await
-    .map_err(|error| Error::internal("reading a body", &error))?
-    .map_err(Refusal::invalid)?;
-    for (name, value) in scalars.values {
-        parameters.add_from_body(name, value);
+) -> Result<Option<Found>> {
+    let mut chunks = intake.chunks();
+    let mut beginning = BytesMut::new();
+    if !caller.csrf_passed() {
+        while beginning.len() < BODY_BYTES_MAX {
+            let Some(chunk) = chunks.next().await else { break };
+            beginning.extend_from_slice(&chunk?);
+        }
+        caller.uploader(&token_of(&beginning, wrapping))?;
     }
-    Ok(scalars.has_image.then_some((text, wrapping)))
+    let turn = upload::take_turn(&service.app).await?;
+    let beginning = (!beginning.is_empty()).then(|| Ok(beginning.freeze()));
+    let text = spooled(service, futures_util::stream::iter(beginning).chain(chunks), bytes_max).await?;
+    let reader = text.reader();
+    let read = move || {
+        let mut scalars = Scalars::default();
+        scalars.read(reader, wrapping).map(|()| scalars)
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(|error| Error::internal("reading a body", &error))?;
+    let scalars = read.map_err(Refusal::invalid)?;
+    for (name, value) in scalars.values {
+        parameters.add_from_body(name, value)?;
+    }
+    Ok(scalars.has_image.then_some(Found { text, wrapping, turn }))
+}
+
+/// The token that stands at the beginning of a body, which may end anywhere.
+fn token_of(beginning: &[u8], wrapping: Wrapping) -> Parameters {
+    let mut scalars = Scalars::default();
+    let _cut_off = scalars.read(beginning, wrapping);
+    let mut token = Parameters::default();
+    for (name, value) in scalars.values {
+        if name == CSRF_PARAMETER {
+            let _twice = token.add_from_body(name, value);
+        }
+    }
+    token
 }
 
 async fn from_multipart(
@@ -140,7 +173,7 @@ async fn from_multipart(
     intake: &Intake,
     caller: &Caller,
     bytes_max: u64,
-) -> Result<Option<(Content, Wrapping)>> {
+) -> Result<Option<Found>> {
     let mut multipart = Multipart::new(headers, intake.chunks(), &service.settings)?;
     let mut found = None;
     while let Some(mut part) = multipart.next().await? {
@@ -148,10 +181,14 @@ async fn from_multipart(
             part.skip().await?;
         } else if part.name == "image" {
             caller.uploader(parameters)?;
-            found = Some((spooled(service, part.chunks(), bytes_max).await?, Wrapping::Bare));
+            let turn = upload::take_turn(&service.app).await?;
+            found = Some(Found { text: spooled(service, part.chunks(), bytes_max).await?, wrapping: Wrapping::Bare, turn });
         } else {
             let name = part.name.clone();
-            parameters.add_from_body(name, part.text().await?);
+            if let Err(refusal) = parameters.add_from_body(name, part.text().await?) {
+                caller.uploader(parameters)?;
+                return Err(refusal);
+            }
         }
     }
     Ok(found)
@@ -162,7 +199,7 @@ where
     S: futures_util::Stream<Item = std::result::Result<Bytes, Error>> + Unpin,
 {
     let mut spool = service.app.spool(bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX));
-    while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
+    while let Some(chunk) = chunks.next().await {
         spool.write(&chunk?).await?;
     }
     Ok(spool.finish().await?.content)
@@ -179,53 +216,69 @@ type Parsed<T> = std::result::Result<T, &'static str>;
 const NOT_JSON: &str = "the body is no JSON object with text, numbers, true and false";
 const NOT_FORM: &str = "the form has a name or value that is too long or no UTF-8";
 
-fn json_scalars(reader: impl Read) -> Parsed<Scalars> {
-    let mut json = JsonStreamReader::new(reader);
-    let mut scalars = Scalars::default();
-    let mut read = || -> std::result::Result<(), Box<dyn std::error::Error>> {
-        json.begin_object()?;
-        while json.has_next()? {
-            let name = json.next_name_owned()?;
-            match (name.as_str(), json.peek()?) {
+impl Scalars {
+    /// Reads a body; where that fails, what stood before is here.
+    fn read(&mut self, reader: impl Read, wrapping: Wrapping) -> Parsed<()> {
+        match wrapping {
+            Wrapping::Json => self.read_json(reader),
+            _ => self.read_form(reader),
+        }
+    }
+
+    fn add(&mut self, name: String, value: String) -> Parsed<()> {
+        if self.values.len() == BODY_COUNT_MAX {
+            return Err(TOO_MANY);
+        }
+        self.values.push((name, value));
+        Ok(())
+    }
+
+    fn read_json(&mut self, reader: impl Read) -> Parsed<()> {
+        let mut json = JsonStreamReader::new(reader);
+        json.begin_object().map_err(|_| NOT_JSON)?;
+        while json.has_next().map_err(|_| NOT_JSON)? {
+            let name = json.next_name_owned().map_err(|_| NOT_JSON)?;
+            match (name.as_str(), json.peek().map_err(|_| NOT_JSON)?) {
                 ("image", ValueType::String) => {
-                    scalars.has_image = true;
-                    json.skip_value()?;
+                    self.has_image = true;
+                    json.skip_value().map_err(|_| NOT_JSON)?;
                 }
                 (_, ValueType::String) => {
+                    let mut text = json.next_string_reader().map_err(|_| NOT_JSON)?;
                     let mut value = String::new();
-                    json.next_string_reader()?.take(SCALAR_BYTES_MAX).read_to_string(&mut value)?;
-                    scalars.values.push((name, value));
+                    (&mut text).take(SCALAR_BYTES_MAX).read_to_string(&mut value).map_err(|_| NOT_JSON)?;
+                    // The reader of the whole panics over a text that was not read to its end.
+                    if text.read(&mut [0]).map_err(|_| NOT_JSON)? > 0 {
+                        return Err(TOO_MANY);
+                    }
+                    self.add(name, value)?;
                 }
-                (_, ValueType::Number) => scalars.values.push((name, json.next_number_as_string()?)),
-                (_, ValueType::Boolean) => scalars.values.push((name, json.next_bool()?.to_string())),
-                _ => json.skip_value()?,
+                (_, ValueType::Number) => self.add(name, json.next_number_as_string().map_err(|_| NOT_JSON)?)?,
+                (_, ValueType::Boolean) => self.add(name, json.next_bool().map_err(|_| NOT_JSON)?.to_string())?,
+                _ => json.skip_value().map_err(|_| NOT_JSON)?,
             }
         }
-        json.end_object()?;
-        Ok(())
-    };
-    read().map_err(|_| NOT_JSON)?;
-    Ok(scalars)
-}
+        json.end_object().map_err(|_| NOT_JSON)
+    }
 
-fn form_scalars(reader: impl Read) -> Parsed<Scalars> {
-    let mut form = BufReader::new(reader);
-    let mut scalars = Scalars::default();
-    while let Some(name) = form_name(&mut form)? {
-        let mut value = FormValue { form: &mut form, ended: false };
-        if name == "image" {
-            scalars.has_image = true;
-            io::copy(&mut value, &mut io::sink()).map_err(|_| NOT_FORM)?;
-        } else {
+    fn read_form(&mut self, reader: impl Read) -> Parsed<()> {
+        let mut form = BufReader::new(reader);
+        while let Some(name) = form_name(&mut form)? {
+            let mut value = FormValue { form: &mut form, ended: false };
+            if name == "image" {
+                self.has_image = true;
+                io::copy(&mut value, &mut io::sink()).map_err(|_| NOT_FORM)?;
+                continue;
+            }
             let mut text = String::new();
             (&mut value).take(SCALAR_BYTES_MAX).read_to_string(&mut text).map_err(|_| NOT_FORM)?;
             if !value.ended && value.read(&mut [0]).map_err(|_| NOT_FORM)? > 0 {
                 return Err(NOT_FORM);
             }
-            scalars.values.push((name, text));
+            self.add(name, text)?;
         }
+        Ok(())
     }
-    Ok(scalars)
 }
 
 /// The next name, or none at the end.

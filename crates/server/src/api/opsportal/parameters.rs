@@ -2,6 +2,16 @@ use imagewell_core::model::{ActionKey, AppKey, ImageId};
 
 use super::error::{Refusal, Result};
 
+/// Parameters of a body, and bytes of their names and of their values in all. What a caller sends is held until it has proved itself.
+pub(super) const BODY_COUNT_MAX: usize = 64;
+const BODY_NAMES_BYTES_MAX: usize = BODY_COUNT_MAX * 256;
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Where a token may stand when it is not in the head.
+pub(super) const CSRF_PARAMETER: &str = "_csrf";
+
+pub(super) const TOO_MANY: &str = "the body has more than 64 parameters, or more than 64 KiB of them";
+
 /// Scalar parameters from path, body and query. Path outweighs body, body outweighs query.
 #[derive(Debug, Default)]
 pub(super) struct Parameters {
@@ -26,8 +36,14 @@ impl Parameters {
     }
 
     /// Adds a text part that stood before the file.
-    pub(super) fn add_from_body(&mut self, name: String, value: String) {
+    pub(super) fn add_from_body(&mut self, name: String, value: String) -> Result<()> {
         self.body.push((name, value));
+        let names: usize = self.body.iter().map(|(name, _)| name.len()).sum();
+        let values: usize = self.body.iter().map(|(_, value)| value.len()).sum();
+        if self.body.len() > BODY_COUNT_MAX || names > BODY_NAMES_BYTES_MAX || values > BODY_BYTES_MAX {
+            return Err(Refusal::invalid(TOO_MANY));
+        }
+        Ok(())
     }
 
     /// The value that counts; empty ones count as absent.
@@ -41,7 +57,7 @@ impl Parameters {
 
     /// The token that stands in a parameter.
     pub(super) fn csrf(&self) -> Option<&str> {
-        self.get("_csrf")
+        self.get(CSRF_PARAMETER)
     }
 
     /// Those of appKey and permission that are absent.
@@ -95,8 +111,8 @@ mod tests {
     fn path_outweighs_body_outweighs_query() {
         let mut parameters =
             Parameters::new(vec![("appKey".into(), "path".into())], Some("appKey=query&permission=query&uuid=query"));
-        parameters.add_from_body("appKey".into(), "body".into());
-        parameters.add_from_body("permission".into(), "body".into());
+        parameters.add_from_body("appKey".into(), "body".into()).expect("one");
+        parameters.add_from_body("permission".into(), "body".into()).expect("another");
         assert_eq!(parameters.get("appKey"), Some("path"));
         assert_eq!(parameters.get("permission"), Some("body"));
         assert_eq!(parameters.get("uuid"), Some("query"));

@@ -121,12 +121,12 @@ async fn read_form(headers: &HeaderMap, intake: &Intake, parameters: &mut Parame
             serde_json::from_slice(&body).map_err(|_| Refusal::invalid("the body is no JSON object"))?;
         for (name, value) in values {
             if let serde_json::Value::String(value) = value {
-                parameters.add_from_body(name, value);
+                parameters.add_from_body(name, value)?;
             }
         }
     } else {
         for (name, value) in form_urlencoded::parse(&body) {
-            parameters.add_from_body(name.into_owned(), value.into_owned());
+            parameters.add_from_body(name.into_owned(), value.into_owned())?;
         }
     }
     Ok(())

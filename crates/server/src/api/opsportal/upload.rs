@@ -142,7 +142,10 @@ async fn receive_parts(
         } else if is_text {
             let name = part.name.clone();
             let value = part.text().await?;
-            parameters.add_from_body(name, value);
+            if let Err(refusal) = parameters.add_from_body(name, value) {
+                caller.uploader(parameters)?;
+                return Err(refusal);
+            }
         } else {
             caller.uploader(parameters)?;
             let uploading = parameters.for_upload()?;
