@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, StatusCode, Uri, Version, header};
 use axum::response::{IntoResponse as _, Response};
 
 use crate::api::problem::Problem;
@@ -41,9 +41,14 @@ pub async fn guard(service: &Service, request: Request, next: impl AsyncFnOnce(R
     response
 }
 
-/// Row P6: bodies that would have to be inflated.
+/// Row P4: not exactly one host (RFC 9112 §3.2). Row P6: bodies that would have to be inflated.
 fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
     let headers = request.headers();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
+        return Some((StatusCode::BAD_REQUEST, "Send one Host header."));
+    }
     let encoding = headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding."));

@@ -121,7 +121,8 @@ impl Connections {
     fn spawn(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, permit: Option<tokio::sync::OwnedSemaphorePermit>) {
         let Some(place) = self.take_place(peer.ip()) else {
             metrics::counter!("imagewell_connections_refused_total").increment(1);
-            tracing::warn!(%peer, "too many connections from one address");
+            // Counted, and no line for each: a stranger would write the log as fast as it connects.
+            tracing::debug!(%peer, "too many connections from one address");
             return;
         };
         // Watched from here on, so that draining waits for a connection that is still in its handshake.

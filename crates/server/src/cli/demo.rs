@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, header};
+use axum::http::{HeaderValue, Request, header};
 use imagewell_core::model::{AccountKind, ActionKey, BlobKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
 use tower::ServiceExt as _;
@@ -159,6 +159,7 @@ async fn send(
     mut request: Request<Body>,
 ) -> Result<(Option<String>, serde_json::Value), Box<dyn std::error::Error>> {
     request.extensions_mut().insert(Peer(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)));
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     let response = router.clone().oneshot(request).await?;
     let cookie = response.headers().get(header::SET_COOKIE).and_then(|value| value.to_str().ok());
     let cookie = cookie.and_then(|value| value.split(';').next()).map(str::to_owned);

@@ -49,6 +49,22 @@ async fn ambiguous_requests_get_one_400_and_no_second_answer() {
     }
 }
 
+/// Row P4, and RFC 9112 §3.2.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_one_host() {
+    let app = TestApp::start().await;
+    for (request, expected) in [
+        ("GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 400"),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 200"),
+        ("GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
+    ] {
+        let answer = exchange(&app, request.as_bytes());
+        assert!(answer.starts_with(expected), "{request:?}: {answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_and_slow_connections_are_closed() {
     let app = TestApp::with(&[("server.header_timeout_seconds", "1")]).await;
