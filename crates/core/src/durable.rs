@@ -41,7 +41,7 @@ pub fn make_private(file: &Path, make: bool) -> io::Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && !make => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(file).map(|_| ())
+            OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(file).map(|_| ())
         }
         Err(error) => Err(error),
     }

@@ -68,7 +68,7 @@ impl Sqlite {
         &self.reader
     }
 
-    /// The writer last: it empties the write-ahead log, for which nobody may read.
+    /// The writer last: only a connection that may write removes the write-ahead log when it is the last.
     pub(super) async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;

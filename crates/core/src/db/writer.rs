@@ -24,10 +24,6 @@ const QUEUE_MAX: usize = 1024;
 const COMMITS_PER_CHECKPOINT: u32 = 200;
 /// The log is copied too when nothing was written for this long.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(2);
-/// Copies what no reader holds back, and waits for nobody.
-const KEEP_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-/// Waits for readers, copies everything and leaves a log without bytes.
-const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The queue of the writing task.
 #[derive(Debug, Clone)]
@@ -151,7 +147,7 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             match tokio::time::timeout(IDLE_CHECKPOINT, requests.recv_many(&mut waiting, BATCH_MAX)).await {
                 Ok(received) => received,
                 Err(_idle) => {
-                    checkpoint(&mut connection, &halt, KEEP_LOG).await;
+                    checkpoint(&mut connection, &halt).await;
                     commits_since_checkpoint = 0;
                     continue;
                 }
@@ -170,11 +166,12 @@ async fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>
             commits_since_checkpoint += 1;
         }
         if commits_since_checkpoint >= COMMITS_PER_CHECKPOINT {
-            checkpoint(&mut connection, &halt, KEEP_LOG).await;
+            checkpoint(&mut connection, &halt).await;
             commits_since_checkpoint = 0;
         }
         if received == 0 || closing.is_some() {
-            checkpoint(&mut connection, &halt, EMPTY_LOG).await;
+            // Closing the last connection removes the log, if all of it could be copied.
+            checkpoint(&mut connection, &halt).await;
             if let Link::Sqlite(link) = connection.link {
                 let _ = link.close().await;
             }
@@ -243,8 +240,8 @@ async fn execute(connection: &mut Connection, sql: &'static str, halt: &Halt) ->
 }
 
 /// Copies the log into the database. Unlike SQLite's automatic one, this one reports a failed sync.
-async fn checkpoint(connection: &mut Connection, halt: &Halt, how: &'static str) {
-    if let Err(error) = execute(connection, how, halt).await {
+async fn checkpoint(connection: &mut Connection, halt: &Halt) {
+    if let Err(error) = execute(connection, "PRAGMA wal_checkpoint(PASSIVE)", halt).await {
         tracing::warn!(%error, "the write-ahead log could not be copied into the database");
     }
 }

@@ -131,7 +131,7 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     for org in file.orgs {
         let label = format!("org {}", org.id);
         check_name(&label, &org.name, &mut faults);
-        if org.name.bytes().all(|byte| byte.is_ascii_digit()) {
+        if org.name.parse::<i64>().is_ok() {
             faults.push(format!("{label}: a name of digits alone would be taken for an org's number: put a letter into it"));
         }
         plan.accept_svg.extend(org.accept_svg.map(|accepts| (org.name.clone(), accepts)));

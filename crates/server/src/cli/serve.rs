@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use imagewell_core::Error;
-use imagewell_core::durable::make_folder;
+use imagewell_core::durable::{make_folder, make_private};
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +34,8 @@ pub(super) fn lock(settings: &Settings) -> Result<File, Box<dyn std::error::Erro
     let folder = &settings.service.data_dir;
     make_folder(folder).map_err(|error| format!("making the folder {}: {error}", folder.display()))?;
     let path = folder.join("imagewell.lock");
-    let file = File::create(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
+    let file = make_private(&path, true).and_then(|()| File::create(&path));
+    let file = file.map_err(|error| format!("opening {}: {error}", path.display()))?;
     match file.try_lock() {
         Ok(()) => {
             warn_of_others(folder);

@@ -40,7 +40,10 @@ async fn nobody_else_reads_the_data_whatever_the_umask_and_the_folder() {
     // As an operator may have made them, or an earlier version.
     let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permits");
     mode(&data, 0o755);
-    mode(&data.join("imagewell.db"), 0o644);
+    for file in ["imagewell.db", "imagewell.lock"] {
+        std::fs::OpenOptions::new().append(true).create(true).open(data.join(file)).expect("opens");
+        mode(&data.join(file), 0o644);
+    }
     let process = serve_open_to_all(&data);
     upload(&process).await;
     for (path, mode) in permissions(&data) {
