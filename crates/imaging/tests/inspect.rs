@@ -162,6 +162,9 @@ fn the_work_of_inspecting_is_linear_in_the_length_of_a_file() {
         part(b"iloc", &[&[2, 0, 0, 0, 0, 0][..], &items.to_be_bytes(), &item.repeat(items as usize)].concat())
     };
     assert!(inspected(&avif(&locations(1, 3, 2))).is_ok());
+    // Few enough to be allowed, and far more than the file has bytes.
+    let empty = inspected(&avif(&locations(1, 1, 60_000)));
+    assert!(matches!(empty, Err(Error::Corrupt { .. })), "{empty:?}");
     for method in [0, 1, 2] {
         let refused = inspected(&avif(&locations(method, 99_960, 65_535)));
         assert!(matches!(refused, Err(Error::Corrupt { .. })), "{method}: {refused:?}");

@@ -117,6 +117,7 @@ impl Codestream {
         let mut bytes = Vec::new();
         let mut skip = position;
         for (offset, len) in &self.parts {
+            source.step()?;
             if skip >= *len {
                 skip -= len;
                 continue;
