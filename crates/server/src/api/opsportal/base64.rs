@@ -50,7 +50,7 @@ enum Wrapping {
 /// Upload an image as base64 text
 ///
 /// `image` is base64 without a data-URI prefix; `appKey`, `permission`, `isWebix` and `uuid` stand beside it, in JSON, in an
-/// urlencoded form or in multipart text parts before it.
+/// urlencoded form or in multipart text parts before it. A token `_csrf` in the body stands before `image`, within its first 64 KiB.
 #[utoipa::path(post, path = "/opsportal/imageBase64", tag = "OpsPortal",
     request_body(content = serde_json::Value, description = "`appKey`, `permission`, `image`"),
     responses((status = 200, body = Uploaded), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
