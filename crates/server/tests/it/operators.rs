@@ -73,13 +73,16 @@ async fn data_of_a_newer_program_is_named_as_such_and_left_alone() {
     let (_folder, data) = accounts_on_disk();
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("imagewell.db"));
     let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+    let content = || std::fs::read(data.join("imagewell.db")).expect("reads");
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', TRUE, x'00', 0)";
     sqlx::query(newer).execute(&pool).await.expect("inserts");
     pool.close().await;
+    let before = content();
     for command in ["serve", "check"] {
         let refused = run(&data, &[command]);
         assert!(!refused.status.success());
         let said = text(&refused);
         assert!(said.contains("schema 9999 was made by a newer imagewell"), "{said}");
+        assert!(content() == before, "{command} has changed the database");
     }
 }
