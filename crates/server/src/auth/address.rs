@@ -1,6 +1,6 @@
 //! Which address a request comes from: the peer's, or what a trusted proxy says it is.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::http::{Extensions, HeaderMap};
 use ipnet::IpNet;
@@ -35,10 +35,17 @@ pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> Ip
         if !is_trusted(address, trusted) {
             break;
         }
-        let Ok(next) = entry.trim().parse::<IpAddr>() else { break };
+        let Some(next) = hop(entry.trim()) else { break };
         address = next.to_canonical();
     }
     address
+}
+
+/// An address as proxies write it: alone, in brackets, or with a port (`9.8.7.6:1234`, `[2001:db8::1]:1234`).
+fn hop(text: &str) -> Option<IpAddr> {
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse().ok().or_else(with_port).or_else(bracketed)
 }
 
 /// Whether an address is one of the configured proxies.
@@ -62,6 +69,12 @@ mod tests {
             ("10.0.0.1", "rubbish", "10.0.0.1"),
             ("10.0.0.1", "", "10.0.0.1"),
             ("::ffff:10.0.0.1", "2001:db8::1", "2001:db8::1"),
+            ("10.0.0.1", "9.8.7.6:1234", "9.8.7.6"),
+            ("10.0.0.1", "[2001:db8::1]:1234", "2001:db8::1"),
+            ("10.0.0.1", "[2001:db8::1]", "2001:db8::1"),
+            ("10.0.0.1", "6.6.6.6, 1.2.3.4:80, 10.0.0.2:4711", "1.2.3.4"),
+            ("10.0.0.1", "9.8.7.6:", "10.0.0.1"),
+            ("10.0.0.1", "[9.8.7.6]", "10.0.0.1"),
         ];
         for (peer, forwarded, expected) in cases {
             let mut extensions = Extensions::new();
