@@ -257,6 +257,22 @@ async fn a_body_that_drips_or_stalls_is_given_up_with_408() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_focus_that_does_not_come_is_given_up_with_408() {
+    let app = TestApp::with(&[("server.body_idle_timeout_seconds", "1")]).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    let focus = format!("PUT /v1/images/{uuid}/focus");
+    for (length, body, status) in [(17, "{\"x\":0.5", " 408 "), (17, "{\"x\":0.5,\"y\":0.5}", " 204 "), (1025, "", " 413 ")] {
+        let (mut stream, head) = raw(&app).await;
+        let head = head.replacen(&format!("POST {}", path()), &focus, 1).replace(&multipart_type(), "application/json");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("writes");
+        if length > 1024 {
+            stream.write_all(&vec![b' '; length]).expect("writes");
+        }
+        assert!(status_of(&mut stream).contains(status), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_aborted_uploads_leave_no_open_file() {
     let app = TestApp::with(&[("uploads.memory_bytes_max", "1000")]).await;
     let (_, head) = raw(&app).await;

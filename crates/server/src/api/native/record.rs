@@ -9,17 +9,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use imagewell_core::grammar::Asked;
 use imagewell_core::model::{Acl, Image};
-use imagewell_core::{images, presets};
+use imagewell_core::{Error, images, presets};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::caller::{denied, image_id, reader, writer};
 use super::show::address_tag;
 use crate::api::problem::Problem;
+use crate::intake::Intake;
 use crate::serve::Service;
 
 /// Bytes of the body that names a place.
-const FOCUS_BYTES_MAX: usize = 1024;
+const FOCUS_BYTES_MAX: u64 = 1024;
 
 /// An image.
 #[derive(Debug, Serialize, ToSchema)]
@@ -137,9 +138,7 @@ pub async fn set_focus(
     let (head, body) = request.into_parts();
     let actor = writer(&service, &head).await?;
     let id = image_id(id)?;
-    let bytes = axum::body::to_bytes(body, FOCUS_BYTES_MAX)
-        .await
-        .map_err(|_| Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has at most {FOCUS_BYTES_MAX} bytes")))?;
+    let bytes = Intake::new(body, &service.settings, FOCUS_BYTES_MAX, FOCUS_BYTES_MAX).whole().await.map_err(unread)?;
     let request = Request::from_parts(head, bytes.into());
     let Json(focus) = Json::<Focus>::from_request(request, &()).await.map_err(|error| unreadable(&error))?;
     let part = |part: f64| (0.0..=1.0).contains(&part).then(|| (part * 1000.0).round() as u16);
@@ -189,13 +188,25 @@ pub async fn purge(
     Ok(Json(Purged { removed }).into_response())
 }
 
+/// Why a body did not come in.
+fn unread(error: Error) -> Problem {
+    match error {
+        Error::TooLarge { bytes_max } => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has at most {bytes_max} bytes"))
+        }
+        Error::TooSlow => Problem::new(StatusCode::REQUEST_TIMEOUT, "the request came in too slowly"),
+        Error::Disconnected => Problem::new(StatusCode::BAD_REQUEST, "the request ended before it was complete"),
+        other => denied(true, other),
+    }
+}
+
 fn unreadable(error: &JsonRejection) -> Problem {
     let status = if error.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE { error.status() } else { StatusCode::BAD_REQUEST };
     Problem::new(status, "the body is JSON, application/json, as in {\"x\":0.5,\"y\":0.25}")
 }
 
-async fn record(service: &Service, versions: &[Image]) -> Result<Record, imagewell_core::Error> {
-    let Some(newest) = versions.first() else { return Err(imagewell_core::Error::NotFound) };
+async fn record(service: &Service, versions: &[Image]) -> Result<Record, Error> {
+    let Some(newest) = versions.first() else { return Err(Error::NotFound) };
     let address = format!("/i/{}@{}", newest.id, newest.version.number);
     let mut addresses = serde_json::Map::new();
     if newest.version.facts.is_some() {
