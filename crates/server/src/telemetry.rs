@@ -1,8 +1,11 @@
 //! Logs, metrics and the request id that ties an answer to its log lines.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::IsTerminal as _;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request};
@@ -100,8 +103,8 @@ pub async fn observe(
         let status = response.status().as_u16();
         let seconds = started.elapsed().as_secs_f64();
         count(matched.map_or("unmatched", MatchedPath::as_str), method_label(&method), status, seconds);
-        // The path is logged without its query, where tokens may stand.
-        tracing::info!(method = method.as_str(), path = uri.path(), %address, status, milliseconds = seconds * 1000.0, "answered");
+        let (method, path) = (method.as_str(), logged(uri.path()));
+        tracing::info!(method, path = &*path, %address, status, milliseconds = seconds * 1000.0, "answered");
         response
     };
     // Whatever is logged meanwhile carries the id.
@@ -110,6 +113,19 @@ pub async fn observe(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Whoever knows what follows this in a path sees the picture.
+const PICTURES: &str = "/api/dropbox/pictures/";
+
+/// The path as it is logged: without its query, which may hold tokens, and with a digest for a picture's number, which opens the
+/// picture. The key of the digest is this process's own, so nobody finds the number by trying all of them.
+fn logged(path: &str) -> Cow<'_, str> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    match path.strip_prefix(PICTURES) {
+        Some(number) if !number.is_empty() => format!("{PICTURES}~{:08x}", KEY.hash_one(number) as u32).into(),
+        _ => path.into(),
+    }
 }
 
 /// Sorts by time. It only tells requests apart, so it needs no bits from the operating system.
@@ -163,5 +179,23 @@ fn method_label(method: &Method) -> &'static str {
         "OPTIONS" => "OPTIONS",
         "PATCH" => "PATCH",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_picture_is_not_logged() {
+        for path in ["/api/dropbox/pictures/6193872", "/api/dropbox/pictures/6193872/", "/api/dropbox/pictures/6193872/x"] {
+            let line = logged(path);
+            assert!(line.starts_with("/api/dropbox/pictures/~") && !line.contains("6193872"), "{line}");
+            assert_eq!(line, logged(path), "requests for one picture can be told from others");
+        }
+        assert_ne!(logged("/api/dropbox/pictures/1"), logged("/api/dropbox/pictures/2"));
+        for path in ["/api/dropbox/pictures", "/api/dropbox/pictures/", "/i/6193872/original"] {
+            assert_eq!(logged(path), path);
+        }
     }
 }

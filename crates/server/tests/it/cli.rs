@@ -214,7 +214,13 @@ async fn logs_tell_who_and_never_the_secret() {
     let read = actor.read("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab").await;
     let id = read.header("x-request-id").to_owned();
     // Machines: a wrong till and a right client, its token, and a link.
-    let secrets = machine_secrets(&process.url).await;
+    let mut secrets = machine_secrets(&process.url).await;
+    // The number of a picture is all that it takes to see it.
+    let number = "6193872361955";
+    for path in [number.to_owned(), format!("{number}?size=8"), format!("{number}/")] {
+        Answer::of(actor.get(&format!("/api/dropbox/pictures/{path}"))).await;
+    }
+    secrets.push(number.to_owned());
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let log = process.log();
     for secret in ["canary-password-1", PASSWORD, &cookie[1..], &token].into_iter().chain(secrets.iter().map(String::as_str)) {
