@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::task::AbortHandle;
 
 use crate::app::App;
 use crate::changes::Change;
@@ -21,18 +22,55 @@ const SWEEP_ASKED_FOR_EVERY: Duration = Duration::from_secs(60);
 /// For reading rights again, and for a word to the others. With the silence that is borne, it stays below five seconds in all.
 const KEEPING_UP_MAX: Duration = Duration::from_secs(2);
 
+/// Pause before a background part that panicked starts again, so that a fault that repeats does not fill the log.
+const RESTARTED_AFTER: Duration = Duration::from_secs(1);
+
 /// A worker that waits for longer ends.
 const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Ends a task when dropped: a background part ends with the service.
+struct EndsWhenDropped(AbortHandle);
+
+impl Drop for EndsWhenDropped {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs a background part in a task of its own and starts it again when it panics: without it rights would never be read
+/// again, or nothing would ever be removed, while the service answers as if all were well.
+async fn supervise<F>(part: &'static str, start: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let task = tokio::spawn(start());
+        let _ends = EndsWhenDropped(task.abort_handle());
+        match task.await {
+            Err(error) if error.is_panic() => {
+                tracing::error!(part, "a background part panicked and is started again; please report the panic logged above");
+                metrics::counter!("imagewell_background_panics_total", "part" => part).increment(1);
+                tokio::time::sleep(RESTARTED_AFTER).await;
+            }
+            _ended => return,
+        }
+    }
+}
 
 impl App {
     /// Does what must be done once a second, a minute and an hour, until dropped.
     pub async fn run_in_background(self: Arc<Self>) {
-        let mut parts = JoinSet::new();
-        parts.spawn(Arc::clone(&self).keep_up_with_others());
-        parts.spawn(Arc::clone(&self).listen());
-        parts.spawn(following::run(Arc::clone(&self)));
-        parts.spawn(self.tidy());
-        while parts.join_next().await.is_some() {}
+        let part = |name, run: fn(Arc<Self>) -> BoxFuture<'static, ()>| {
+            let app = Arc::clone(&self);
+            supervise(name, move || run(Arc::clone(&app)))
+        };
+        join_all([
+            part("invalidation", |app| Box::pin(app.keep_up_with_others())),
+            part("notifications", |app| Box::pin(app.listen())),
+            part("transfer", |app| Box::pin(following::run(app))),
+            part("cleanup", |app| Box::pin(app.tidy())),
+        ])
+        .await;
     }
 
     async fn listen(self: Arc<Self>) {
@@ -113,6 +151,42 @@ impl App {
                     }
                 });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_started_again() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        supervise("test", move || {
+            let start = counted.fetch_add(1, Ordering::SeqCst);
+            async move { assert!(start >= 1, "as a fault in a background part would") }
+        })
+        .await;
+        assert_eq!(starts.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_part_ends_with_the_one_who_runs_it() {
+        let alive = Arc::new(());
+        let held = Arc::clone(&alive);
+        let running = supervise("test", move || {
+            let held = Arc::clone(&held);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            }
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(50), running).await.is_err());
+        while Arc::strong_count(&alive) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

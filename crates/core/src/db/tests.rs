@@ -66,6 +66,31 @@ async fn settings_that_durability_rests_on_are_in_force() {
     assert_eq!(pragmas, ("wal".to_owned(), 2), "2 is FULL");
 }
 
+/// A panic in one write is that write's failure. What it had done is rolled back, and the next write is committed.
+#[tokio::test]
+async fn a_write_that_panics_ends_neither_the_writer_nor_later_writes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let halt = Arc::new(Halt::default());
+    let place = Place::File { file: folder.path().join("a.db"), readers_max: 2 };
+    let database = Database::open(&place, Arc::clone(&halt)).await.expect("opens");
+    let insert = |id: i64, panics: bool| {
+        database.write(move |connection| {
+            Box::pin(async move {
+                let Link::Sqlite(connection) = &mut connection.link else { panic!("this is PostgreSQL") };
+                let insert = sqlx::query("INSERT INTO orgs (id, name) VALUES ($1, 'org')").bind(id);
+                insert.execute(connection).await.expect("inserts");
+                assert!(!panics, "as a fault in a write would");
+                Ok(())
+            })
+        })
+    };
+    assert!(matches!(insert(1, true).await, Err(Error::Internal { .. })));
+    insert(2, false).await.expect("the next write is committed");
+    let rows: Vec<(i64,)> = sqlx::query_as("SELECT id FROM orgs").fetch_all(&reader(&database)).await.expect("reads");
+    assert_eq!(rows, [(2,)]);
+    assert!(!halt.is_tripped());
+}
+
 /// A database as the first version made it, with an image in it, opens, and the image can be read.
 #[tokio::test]
 async fn old_data_opens() {

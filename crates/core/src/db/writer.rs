@@ -2,9 +2,11 @@
 //! common transaction and answers all of them after the commit. A commit costs a sync; sharing it is what makes
 //! `synchronous=FULL` affordable.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteConnection;
@@ -83,7 +85,10 @@ where
     fn run<'a>(&'a mut self, connection: &'a mut Connection) -> BoxFuture<'a, Result<(), Failed>> {
         Box::pin(async move {
             let Some(work) = self.work.take() else { return Ok(()) };
-            let outcome = work(connection).await;
+            // A panic between two statements leaves a piece half done, so the whole transaction is rolled back, and the task
+            // lives on. Making the future may panic as well as polling it.
+            let outcome = AssertUnwindSafe(async { work(connection).await }).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|_panic| Err(Error::Internal { detail: "a write panicked".into() }));
             let verdict = match &outcome {
                 Ok(_) => Ok(()),
                 Err(Error::NoSpace) => Err(Failed::Everything { no_space: true }),
@@ -111,7 +116,13 @@ impl Writer {
     pub(super) fn start(connection: SqliteConnection, halt: Arc<Halt>, announcer: Announcer) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let connection = Connection { link: Link::Sqlite(connection), changes: Vec::new() };
-        tokio::spawn(serve(connection, requests, halt, announcer));
+        let served = tokio::spawn(serve(connection, requests, Arc::clone(&halt), announcer));
+        tokio::spawn(async move {
+            // Without this task nothing can be written, while reads go on: nobody would notice.
+            if served.await.is_err_and(|error| error.is_panic()) {
+                halt.trip("the task that writes to the database panicked");
+            }
+        });
         Self { queue }
     }
 
