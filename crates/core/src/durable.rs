@@ -111,6 +111,30 @@ impl Folders {
         linkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), CWD, path, AtFlags::SYMLINK_FOLLOW)?;
         remove_unless(path, settle(file, path))
     }
+
+    /// Gives a file without a name one that may be taken. Whoever opens that finds the old file, or all of the new one, also after a power cut.
+    ///
+    /// # Errors
+    /// When the name stands on another file system, or syncing fails; then the old file is there.
+    pub(crate) fn replace_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.make_for(path)?;
+        file.sync_all()?;
+        let staged = staging_name(path);
+        match std::fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        linkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), CWD, &staged, AtFlags::SYMLINK_FOLLOW)?;
+        remove_unless(&staged, std::fs::rename(&staged, path))?;
+        sync_folder(path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+/// Beside the name that a file is to get: a sweep takes what a crash leaves under it.
+fn staging_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("#{}", std::process::id()));
+    name.into()
 }
 
 /// Larger files are read by another thread in any case.
@@ -168,5 +192,8 @@ mod tests {
         assert_eq!(text, "three");
         let taken = folders.name_file(&unnamed, &path).expect_err("the name is taken");
         assert_eq!((taken.kind(), std::fs::read(&path).expect("there")), (io::ErrorKind::AlreadyExists, b"one".to_vec()));
+        folders.replace_file(&unnamed, &path).expect("replaced");
+        assert_eq!(std::fs::read(&path).expect("there"), b"three");
+        assert_eq!(std::fs::read_dir(root.path().join("a/b")).expect("folder").count(), 1, "nothing staged is left");
     }
 }

@@ -10,6 +10,7 @@ pub mod app;
 pub mod avatars;
 mod background;
 mod changes;
+mod copy;
 mod db;
 pub mod durable;
 mod error;

@@ -1,9 +1,10 @@
 //! Reads every stored byte back and compares it with its row.
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
+use crate::db::Database;
 use crate::model::{BlobKey, Digest};
 use crate::storage::Storage;
 use crate::{Error, db};
@@ -26,7 +27,7 @@ pub struct Summary {
 /// Reads all blobs that rows point at, and calls `progress` with the number done.
 ///
 /// # Errors
-/// [`Error::Internal`] when the database can't be read.
+/// [`Error::Internal`] when the database can't be read; [`Error::Busy`] when the store can't be reached.
 pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summary, Error> {
     let images = db::images::total(&app.database).await?;
     let mut summary = Summary { images: u64::try_from(images).unwrap_or(0), ..Summary::default() };
@@ -35,28 +36,107 @@ pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summ
         let page = db::images::blobs_after(&app.database, &after, PAGE).await?;
         let Some((last, ..)) = page.last() else { return Ok(summary) };
         last.as_str().clone_into(&mut after);
-        summary.versions += page.len() as u64;
-        let reading =
-            page.into_iter().map(async |(key, size, digest)| (!is_whole(&app.storage, &key, size, digest).await).then_some(key));
-        let broken: Vec<_> =
-            futures_util::stream::iter(reading).buffered(READ_AT_ONCE).filter_map(std::future::ready).collect().await;
-        summary.broken.extend(broken.iter().map(|key| key.as_str().to_owned()));
+        let (read, broken) = read_page(&app.database, &app.storage, page).await?;
+        summary.versions += read;
+        summary.broken.extend(broken);
         progress(summary.versions);
     }
 }
 
-/// Whether these bytes are in the store and have this digest.
-pub(crate) async fn is_whole(storage: &Storage, key: &BlobKey, size: u64, digest: Digest) -> bool {
+/// How many of these were read, and which are broken. What a running service has removed since their rows were read is neither.
+async fn read_page(
+    database: &Database,
+    storage: &Storage,
+    page: Vec<(BlobKey, u64, Digest)>,
+) -> Result<(u64, Vec<String>), Error> {
+    let mut read = page.len() as u64;
+    let reading = page.into_iter().map(async |(key, size, digest)| {
+        let condition = condition(storage, &key, size, digest).await?;
+        Ok::<_, Error>((key, condition))
+    });
+    let mut conditions = futures_util::stream::iter(reading).buffered(READ_AT_ONCE);
+    let mut broken = Vec::new();
+    while let Some((key, condition)) = conditions.try_next().await? {
+        if condition == Condition::Whole {
+            continue;
+        }
+        // Rows are removed before their bytes.
+        if db::images::blob_is_used(database, &key).await? {
+            broken.push(key.as_str().to_owned());
+        } else {
+            read -= 1;
+        }
+    }
+    Ok((read, broken))
+}
+
+/// What the store has under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// The bytes that were stored.
+    Whole,
+    /// Nothing.
+    Gone,
+    /// Other bytes, or some that the disk can't read any more.
+    Changed,
+}
+
+/// Reads these bytes and compares them with their digest.
+///
+/// # Errors
+/// [`Error::Busy`] when the store can't be reached: that says nothing of the bytes.
+pub(crate) async fn condition(storage: &Storage, key: &BlobKey, size: u64, digest: Digest) -> Result<Condition, Error> {
+    match hash(storage, key, size).await {
+        Ok((read, hashed)) if read == size && hashed == digest => Ok(Condition::Whole),
+        Err(Error::NotFound) => Ok(Condition::Gone),
+        Err(error @ Error::Busy { .. }) => Err(error),
+        Ok(_) | Err(_) => Ok(Condition::Changed),
+    }
+}
+
+async fn hash(storage: &Storage, key: &BlobKey, size: u64) -> Result<(u64, Digest), Error> {
+    let mut hasher = Sha256::new();
     if size == 0 {
         // A placeholder. No store gives a range of an object without bytes.
-        return Digest(Sha256::digest([]).into()) == digest && matches!(storage.read(key).await, Ok(bytes) if bytes.is_empty());
+        let bytes = storage.read(key).await?;
+        hasher.update(&bytes);
+        return Ok((bytes.len() as u64, Digest(hasher.finalize().into())));
     }
-    let Ok(mut chunks) = storage.stream(key, 0..size).await else { return false };
-    let (mut hasher, mut read) = (Sha256::new(), 0);
+    let (mut chunks, mut read) = (storage.stream(key, 0..size).await?, 0);
     while let Some(chunk) = chunks.next().await {
-        let Ok(chunk) = chunk else { return false };
+        let chunk = chunk?;
         hasher.update(&chunk);
         read += chunk.len() as u64;
     }
-    read == size && Digest(hasher.finalize().into()) == digest
+    Ok((read, Digest(hasher.finalize().into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::halt::Halt;
+    use crate::spool::Content;
+    use crate::storage::{Place, Reserve};
+
+    /// A service that runs beside may remove rows and bytes between the moment when rows are read and the one when bytes are.
+    #[tokio::test]
+    async fn what_was_removed_meanwhile_is_not_broken_and_what_lost_its_bytes_is() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let place = crate::DatabasePlace::File { file: folder.path().join("a.db"), readers_max: 2 };
+        let database = Database::open(&place, std::sync::Arc::default()).await.expect("opens");
+        let (kept, removed) = ("rewards/1/kept.png", "dropbox-pictures/1/removed.png");
+        db::tests::insert_version(&database, kept, 3).await;
+        let reserve = Reserve { bytes_min: 0, inodes_min: 0 };
+        let (root, spool) = (folder.path().join("blobs"), folder.path().join("spool"));
+        let storage = Storage::open(&Place::Folder(root), spool, std::sync::Arc::new(Halt::default()), reserve).expect("opens");
+        let row = |key: &str| (BlobKey::from_stored(key.to_owned()), 3, Digest(Sha256::digest(b"abc").into()));
+        let page = || vec![row(removed), row(kept)];
+
+        let (read, broken) = read_page(&database, &storage, page()).await.expect("reads");
+        assert_eq!((read, broken), (1, vec![kept.to_owned()]), "its row is there and its bytes are not");
+        let content = Content::Memory(b"abc".as_slice().into());
+        storage.put_as(&row(kept).0, &content, "image/png", true).await.expect("stores");
+        let (read, broken) = read_page(&database, &storage, page()).await.expect("reads");
+        assert_eq!((read, broken), (1, Vec::new()));
+    }
 }

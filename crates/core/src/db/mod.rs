@@ -25,7 +25,7 @@ pub(crate) mod query;
 pub(crate) mod sessions;
 mod sqlite;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod tickets;
 pub(crate) mod triggers;
 pub(crate) mod variants;

@@ -26,6 +26,36 @@ pub(super) fn reader(database: &Database) -> sqlx::SqlitePool {
     }
 }
 
+/// An image in an org of its own, with one version of so many bytes.
+pub(crate) async fn insert_version(database: &Database, blob_key: &'static str, size_bytes: i64) {
+    let (account, image) = ("01a1fc2e-b3ff-7513-b584-b6649bfe564a", "01a1fc2e-b41e-7441-b63c-27c0818eeff9");
+    let digest = "0".repeat(64);
+    let insert = [
+        "INSERT INTO orgs (id, name, accepts_svg) VALUES (1, 'acme', FALSE)".to_owned(),
+        format!(
+            "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
+             VALUES ('{account}', 1, 'user', 'ada', 'ada', '', FALSE, 0)"
+        ),
+        format!(
+            "INSERT INTO images (id, org_id, owner_id, namespace, permission, acl, state, latest_version, last_number, created_us) \
+             VALUES ('{image}', 1, '{account}', 'rewards', 'crew.view', 'private', 'kept', 1, 1, 0)"
+        ),
+        format!(
+            "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, created_by, created_us) \
+             VALUES ('{image}', 1, '{blob_key}', {size_bytes}, '{digest}', 'image/png', '{account}', 0)"
+        ),
+    ];
+    let write = database.write(move |connection| {
+        Box::pin(async move {
+            for sql in insert {
+                copying::run(connection, sql, &[]).await?;
+            }
+            Ok(())
+        })
+    });
+    write.await.expect("inserts");
+}
+
 #[tokio::test]
 async fn every_statement_prepares_on_both_databases() {
     let folder = tempfile::tempdir().expect("temporary folder");

@@ -2,24 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::{Move, Plan, Progress, Stage};
+use super::{Move, Progress, Stage};
+use crate::copy::{self, BLOBS_AT_ONCE, Copied, Known, PAGE};
 use crate::db::copying::{self, Snapshot, Table};
 use crate::db::query::Value;
 use crate::model::BlobKey;
-use crate::spool::Spool;
-use crate::storage::Storage;
-use crate::{Error, db, verify};
-
-/// Blobs that are copied at once.
-const BLOBS_AT_ONCE: usize = 4;
-/// Blobs between two notes of how far it is.
-const PAGE: u32 = 256;
-/// Bytes of a blob that are held in memory; what is larger goes through a file.
-const MEMORY_BYTES_MAX: usize = 1024 * 1024;
+use crate::{Error, db};
 
 impl Move {
     /// The blobs that the target's rows point at, in the order of their keys.
@@ -38,17 +29,19 @@ impl Move {
     pub(super) async fn copy_blobs(&mut self, blobs: Vec<db::images::BlobToCopy>) -> Result<(), Error> {
         let copying = blobs.into_iter().map(|blob| {
             let (from, to, plan) = (Arc::clone(&self.from), Arc::clone(&self.to), &self.plan);
-            async move { copy_blob(&from, &to, plan, &blob).await.map(|()| blob.size_bytes) }
+            async move {
+                let copied = copy::blob(&from, &to, &plan.spool_folder, &blob, Known::ByDigest).await?;
+                Ok::<_, Error>((blob, copied))
+            }
         });
         let mut copied = futures_util::stream::iter(copying).buffer_unordered(BLOBS_AT_ONCE);
         let (mut done, mut bytes) = (self.summary.blobs, self.summary.bytes);
-        while let Some(size_bytes) = copied.try_next().await? {
+        while let Some((blob, copied)) = copied.try_next().await? {
+            judge(&self.source, &blob, copied).await?;
             done += 1;
-            bytes += size_bytes;
+            bytes += blob.size_bytes;
             (self.report)(Progress::Blobs { done, bytes, of: self.blobs_in_all.max(done) });
-            if let Some(due_seconds) = bytes.checked_div(self.plan.bytes_per_second_max) {
-                tokio::time::sleep(Duration::from_secs(due_seconds).saturating_sub(self.begun.elapsed())).await;
-            }
+            self.limit.copied(blob.size_bytes).await;
         }
         drop(copied);
         (self.summary.blobs, self.summary.bytes) = (done, bytes);
@@ -87,29 +80,14 @@ fn blob_of(table: &Table, row: &[Value<'static>]) -> Option<db::images::BlobToCo
     })
 }
 
-/// Unless the target has it, reads it, compares it with its digest, writes it, and reads it back.
-async fn copy_blob(from: &Storage, to: &Storage, plan: &Plan, blob: &db::images::BlobToCopy) -> Result<(), Error> {
-    let (key, size_bytes) = (&blob.key, blob.size_bytes);
-    if verify::is_whole(to, key, size_bytes, blob.digest).await {
-        return Ok(());
-    }
-    let wrong = |where_: &str| Error::Internal { detail: format!("{} is not what it was in the {where_}", key.as_str()) };
-    let mut spool = Spool::new(&plan.spool_folder, MEMORY_BYTES_MAX, u64::MAX);
-    if size_bytes > 0 {
-        let mut chunks = from.stream(key, 0..size_bytes).await.map_err(|error| match error {
-            Error::NotFound => wrong("source: it is gone"),
-            other => other,
-        })?;
-        while let Some(chunk) = chunks.next().await {
-            spool.write(&chunk?).await?;
-        }
-    }
-    let spooled = spool.finish().await?;
-    if spooled.digest != blob.digest {
-        return Err(wrong("source"));
-    }
-    // Half of it may lie there since a run that was cut off.
-    to.delete(key).await?;
-    to.put_as(key, &spooled.content, &blob.content_type, blob.inspected).await?;
-    if verify::is_whole(to, key, size_bytes, blob.digest).await { Ok(()) } else { Err(wrong("target, after it was written")) }
+/// What is gone on purpose is stepped over: a ticket that has expired, a version past its undo. The change that removed its row is noted, and
+/// removes the target's.
+async fn judge(source: &db::Database, blob: &db::images::BlobToCopy, copied: Copied) -> Result<(), Error> {
+    let reason = match copied {
+        Copied::New | Copied::There => return Ok(()),
+        Copied::Gone if copy::is_gone_on_purpose(source, blob).await? => return Ok(()),
+        Copied::Gone => "it is gone".to_owned(),
+        Copied::Damaged(reason) => reason,
+    };
+    Err(Error::Internal { detail: format!("{} is not what it was in the source: {reason}", blob.key.as_str()) })
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use self::changes::{Braking, Pace};
 use crate::Error;
+use crate::copy::{self, Limit};
 use crate::db::copying::{self, Snapshot, TABLES};
 use crate::db::moves::{self, MoveState, Side, Stage};
 use crate::db::{self, Database, Refusal, triggers};
@@ -94,7 +95,7 @@ pub struct Move {
     from: Arc<Storage>,
     to: Arc<Storage>,
     state: MoveState,
-    begun: Instant,
+    limit: Limit,
     summary: Summary,
     blobs_in_all: u64,
     pace: Pace,
@@ -125,13 +126,13 @@ impl Move {
         let summary = Summary::default();
         let is_live = moves::find(&target, Side::Target).await?.is_some_and(|there| there.stage == Stage::Live);
         let mut opened = Self {
+            limit: Limit::new(plan.bytes_per_second_max),
             plan,
             source,
             target,
             from,
             to,
             state,
-            begun: Instant::now(),
             summary,
             blobs_in_all: 0,
             pace: Pace::default(),
@@ -265,32 +266,15 @@ impl Move {
     /// All rows as they were at one moment.
     async fn rows(&self) -> Result<(), Error> {
         let mut snapshot = Snapshot::of(&self.source).await?;
-        for table in TABLES {
-            let (mut after, mut count) = (None, 0);
-            loop {
-                let page = snapshot.page(table, after.as_ref()).await?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.clone());
-                count += page.len() as u64;
-                self.write_target(move |connection| Box::pin(async move { copying::upsert(connection, table, &page).await }))
-                    .await?;
-                (self.report)(Progress::Rows(table.name, count));
-            }
-        }
+        copy::rows(&mut snapshot, &self.target, TABLES.iter(), |table, count| (self.report)(Progress::Rows(table, count)))
+            .await?;
         snapshot.end().await
     }
 
     /// Both sides must have as many rows of everything.
     async fn count(&mut self) -> Result<(), Error> {
         let (mut source, mut target) = (Snapshot::of(&self.source).await?, Snapshot::of(&self.target).await?);
-        for table in TABLES {
-            let (here, there) = tokio::try_join!(source.count(table), target.count(table))?;
-            if here != there {
-                let detail = format!("{} has {here} rows in the source and {there} in the target", table.name);
-                return Err(Error::Internal { detail });
-            }
-            self.summary.rows.push((table.name, u64::try_from(here).unwrap_or(0)));
-        }
+        self.summary.rows = copy::count(&mut source, &mut target, TABLES.iter()).await?;
         source.end().await?;
         target.end().await
     }

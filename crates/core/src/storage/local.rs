@@ -6,6 +6,7 @@
 //! crash leaves are harmless; `sweep` takes them.
 
 use std::error::Error as StdError;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,6 +85,23 @@ impl LocalDisk {
     pub(super) async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
         self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|error| self.put_failed(&error))
+    }
+
+    /// As [`LocalDisk::replace`], for what lies in a file without a name.
+    pub(super) async fn replace_with(&self, key: &BlobKey, file: &Arc<File>, content: &Content) -> Result<(), Error> {
+        let path = StorePath::from(key.as_str());
+        let target = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
+        let (folders, unnamed) = (Arc::clone(&self.folders), Arc::clone(file));
+        let written = tokio::task::spawn_blocking(move || folders.replace_file(&unnamed, &target))
+            .await
+            .map_err(|error| Error::internal("storing a blob", &error))?;
+        match written {
+            Ok(()) => Ok(()),
+            Err(error) if is_unnameable(&error) => {
+                self.put_in_parts(&path, content).await.map_err(|error| self.put_failed(&error))
+            }
+            Err(error) => Err(self.put_failed(&generic(error))),
+        }
     }
 
     async fn put_in_parts(&self, path: &StorePath, content: &Content) -> object_store::Result<()> {

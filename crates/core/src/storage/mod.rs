@@ -157,6 +157,33 @@ impl Storage {
         }
     }
 
+    /// As [`Storage::put_as`], under a key that may be known already: whoever reads it finds what was there, or all that is now.
+    pub(crate) async fn replace_as(
+        &self,
+        key: &BlobKey,
+        content: &Content,
+        content_type: &str,
+        inspected: bool,
+    ) -> Result<(), Error> {
+        match (&*self.backend(), content) {
+            (Backend::Local(disk), Content::Memory(bytes)) => disk.replace(key, bytes.clone()).await,
+            (Backend::Local(disk), Content::File { file, .. }) => disk.replace_with(key, file, content).await,
+            (Backend::Bucket(bucket), _) => bucket.put(key, content, content_type, inspected).await,
+        }
+    }
+
+    /// How many bytes lie under a key; none when nothing does.
+    ///
+    /// # Errors
+    /// As [`Storage::delete`].
+    pub(crate) async fn size_of(&self, key: &BlobKey) -> Result<Option<u64>, Error> {
+        match self.backend().store().head(&StorePath::from(key.as_str())).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("asking for a blob", &error)),
+        }
+    }
+
     /// Reads all of a small blob.
     ///
     /// # Errors

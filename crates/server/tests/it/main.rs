@@ -26,4 +26,5 @@ mod rendering;
 mod site;
 mod sweeping;
 mod uploading;
+mod variety;
 mod workers;

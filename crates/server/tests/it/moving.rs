@@ -11,29 +11,30 @@ use imagewell::config::environment_name;
 
 use crate::app::{Actor, Answer, Outgrown};
 use crate::fixtures::png_of_bytes;
-use crate::process::{Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
+use crate::process::{Held, Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
+use crate::variety::{SLOWLY, Variety, provision_first_namespace, sweep_at_once};
 
 /// What four callers send, and how long each rests between.
 #[derive(Clone, Copy)]
-struct Pace {
+pub struct Pace {
     bytes: fn(u64, u64) -> usize,
     rest: Duration,
 }
 
 /// Of many sizes, some of which go in parts.
-const MIXED: Pace = Pace {
+pub const MIXED: Pace = Pace {
     bytes: |salt, round| 3000 + (salt as usize * 7919) % 50_000 + if round % 40 == 9 { 1_200_000 } else { 0 },
     rest: Duration::from_millis(30),
 };
 
 /// Uploads and reads; every answer must be good.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     lanes: Vec<tokio::task::JoinHandle<HashMap<String, Vec<u8>>>>,
 }
 
 impl Load {
-    fn start(process: &Process, ada: &Actor, token: &str, pace: Pace) -> Self {
+    pub fn start(process: &Process, ada: &Actor, token: &str, pace: Pace) -> Self {
         let (stop, latest) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None::<String>)));
         let lanes = (0..4_u64).map(|lane| {
             let (ada, token, stop, latest) =
@@ -62,7 +63,7 @@ impl Load {
     }
 
     /// What was acknowledged.
-    async fn finish(self) -> HashMap<String, Vec<u8>> {
+    pub async fn finish(self) -> HashMap<String, Vec<u8>> {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = HashMap::new();
         for lane in self.lanes {
@@ -72,7 +73,7 @@ impl Load {
     }
 }
 
-async fn assert_kept(ada: &Actor, acknowledged: &HashMap<String, Vec<u8>>) {
+pub async fn assert_kept(ada: &Actor, acknowledged: &HashMap<String, Vec<u8>>) {
     for (uuid, bytes) in acknowledged {
         assert!(ada.read(uuid).await.body == *bytes, "{uuid}");
     }
@@ -318,6 +319,38 @@ async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trac
     assert_eq!(schema(&data).await, before);
     let process = Process::serve(&data);
     process.actor("ada").await.upload(png_of_bytes(20_000, 1)).await.uuid();
+}
+
+/// `imagewell migrate` to a file and a folder, slowly enough to be held.
+fn slowly_to(data: &Path, there: &Path, more: &[&str]) -> Command {
+    let (database, store) =
+        (format!("sqlite://{}", there.join("imagewell.db").display()), format!("file://{}", there.join("blobs").display()));
+    let to = ["migrate", "--to-database", &database, "--to-storage", &store, "--bytes-per-second-max", SLOWLY];
+    imagewell(data, &[&to[..], more].concat())
+}
+
+/// A picture that nobody takes, and a version past its undo, lose their rows and bytes while others are copied. Both once among what is
+/// copied first, and once among the changes that come after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_sweep_removes_while_blobs_are_copied_does_not_end_a_move() {
+    let (folder, data) = accounts_on_disk();
+    provision_first_namespace(&data);
+    let first = Variety::fill(&data).await;
+    let there = folder.path().join("there");
+    let copied = Held::at(slowly_to(&data, &there, &["--copy-only"]), "blobs: ");
+    sweep_at_once(&data);
+    let copied = copied.go_on();
+    assert!(copied.status.success(), "{}", text(&copied));
+
+    let second = Variety::fill(&data).await;
+    let moved = Held::at(slowly_to(&data, &there, &[]), "blobs: ");
+    sweep_at_once(&data);
+    let moved = moved.go_on();
+    assert!(moved.status.success() && text(&moved).contains("every digest right"), "{}", text(&moved));
+    stay_on_disk(&there);
+    let checked = run(&there, &["check", "--blobs"]);
+    let counts = format!("{} versions, every digest right", first.lasting() + second.lasting());
+    assert!(checked.status.success() && text(&checked).contains(&counts), "{}", text(&checked));
 }
 
 fn walkdir(folder: &Path) -> usize {

@@ -8,7 +8,7 @@ use crate::fixtures::png;
 use crate::process::{Process, accounts_on_disk, imagewell, run, text};
 
 /// Everything below a folder with its permissions.
-fn permissions(folder: &Path) -> Vec<(PathBuf, u32)> {
+pub fn permissions(folder: &Path) -> Vec<(PathBuf, u32)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("folder").flatten() {
         let metadata = entry.metadata().expect("metadata");
@@ -21,12 +21,12 @@ fn permissions(folder: &Path) -> Vec<(PathBuf, u32)> {
 }
 
 /// With a umask that takes nothing away, as some containers and units have.
-fn serve_open_to_all(data: &Path) -> Process {
-    let plain = imagewell(data, &["serve"]);
+pub fn open_to_all(data: &Path, arguments: &[&str]) -> Command {
+    let plain = imagewell(data, arguments);
     let mut command = Command::new("sh");
-    command.arg("-c").arg("umask 000; exec \"$0\" serve").arg(plain.get_program());
+    command.arg("-c").arg("umask 000; exec \"$0\" \"$@\"").arg(plain.get_program()).args(arguments);
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(data.parent().expect("parent"));
-    Process::start(command)
+    command
 }
 
 async fn upload(process: &Process) {
@@ -44,7 +44,7 @@ async fn nobody_else_reads_the_data_whatever_the_umask_and_the_folder() {
         std::fs::OpenOptions::new().append(true).create(true).open(data.join(file)).expect("opens");
         mode(&data.join(file), 0o644);
     }
-    let process = serve_open_to_all(&data);
+    let process = Process::start(open_to_all(&data, &["serve"]));
     upload(&process).await;
     for (path, mode) in permissions(&data) {
         assert_eq!(mode & 0o077, 0, "{} has {mode:o}", path.display());

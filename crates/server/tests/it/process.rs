@@ -196,6 +196,45 @@ impl Drop for Process {
     }
 }
 
+/// A command that is held at a certain line of its output.
+pub struct Held {
+    child: Child,
+    said: String,
+    rest: BufReader<std::process::ChildStderr>,
+}
+
+impl Held {
+    /// Starts it and stops it as soon as a line of standard error has this.
+    pub fn at(mut command: Command, needle: &str) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        let (mut rest, mut said) = (BufReader::new(child.stderr.take().expect("pipe")), String::new());
+        while !said.contains(needle) {
+            assert!(rest.read_line(&mut said).expect("reads") > 0, "it ended before it said {needle:?}: {said}");
+        }
+        let held = Self { child, said, rest };
+        held.send("-STOP");
+        held
+    }
+
+    fn send(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("runs");
+        assert!(sent.success());
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().expect("kills");
+        self.child.wait().expect("ends");
+    }
+
+    /// Lets it run to its end.
+    pub fn go_on(mut self) -> Output {
+        self.send("-CONT");
+        self.rest.read_to_string(&mut self.said).expect("reads");
+        let output = self.child.wait_with_output().expect("ends");
+        Output { stderr: self.said.into_bytes(), ..output }
+    }
+}
+
 /// Reads a child's output up to the end of the line that says this; for programs that go on running.
 pub fn read_until(child: &mut Child, needle: &str) -> String {
     let mut stdout = child.stdout.take().expect("pipe");

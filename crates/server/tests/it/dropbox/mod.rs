@@ -25,7 +25,11 @@ pub struct Portal {
 
 impl Portal {
     pub fn visitor(app: &TestApp) -> Self {
-        Self { client: Client::new(), base: app.url(""), cookies: BTreeMap::new() }
+        Self::at(&app.url(""))
+    }
+
+    pub fn at(url: &str) -> Self {
+        Self { client: Client::new(), base: url.to_owned(), cookies: BTreeMap::new() }
     }
 
     /// Somebody who has just logged in.

@@ -36,8 +36,17 @@ impl Machine {
     }
 
     pub fn basic(app: &TestApp, login: &str, secret: &str) -> Self {
+        Self::basic_at(&app.url(""), login, secret)
+    }
+
+    fn basic_at(url: &str, login: &str, secret: &str) -> Self {
         let credentials = STANDARD.encode(format!("{login}:{secret}"));
-        Self::with(app, Some(("authorization", format!("Basic {credentials}"))))
+        Self { client: Client::new(), base: url.to_owned(), header: Some(("authorization", format!("Basic {credentials}"))) }
+    }
+
+    /// A till of a process.
+    pub fn till_at(url: &str, id: &str) -> Self {
+        Self::basic_at(url, id, PASSWORD_MD5)
     }
 
     pub fn bearer(app: &TestApp, token: &str) -> Self {
