@@ -47,6 +47,11 @@ pub fn make_private(file: &Path, make: bool) -> io::Result<()> {
     }
 }
 
+/// Makes a file, or empties the one that is there, for its owner alone. It is durable once it is synced.
+pub(crate) fn create_private(file: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(file)
+}
+
 /// Syncs a folder and those above it: whichever were just made must survive too.
 fn sync_upwards(folder: &Path) -> io::Result<()> {
     let folder = folder.canonicalize()?;
@@ -60,7 +65,8 @@ fn sync_upwards(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -39,6 +39,9 @@ const SAID_EVERY: Duration = Duration::from_secs(5);
 /// For what still runs on the old database.
 const OLD_CLOSED_AFTER: Duration = Duration::from_secs(60);
 
+/// What the id of a restore begins with, which is noted like that of a move.
+pub(crate) const RESTORING: &str = "restore ";
+
 /// Refuses data that is elsewhere, or not yet here.
 ///
 /// # Errors
@@ -50,10 +53,15 @@ pub(crate) async fn check(database: &db::Database) -> Result<(), Error> {
              (moved.toml in the data folder says which they are)",
         ));
     }
-    if moves::find(database, Side::Target).await?.is_some_and(|state| state.stage != Stage::Live) {
-        return Err(Error::invalid("data is still being moved to this database: start when `imagewell migrate` is done"));
+    match moves::find(database, Side::Target).await? {
+        Some(state) if state.id.starts_with(RESTORING) => Err(Error::invalid(
+            "this database is only half restored: give the `imagewell restore` that was cut off again, or start on an empty database and store",
+        )),
+        Some(state) if state.stage != Stage::Live => {
+            Err(Error::invalid("data is still being moved to this database: start when `imagewell migrate` is done"))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// How far this process is.

@@ -9,6 +9,7 @@ mod admission;
 pub mod app;
 pub mod avatars;
 mod background;
+pub mod backup;
 mod changes;
 mod copy;
 mod db;
@@ -38,6 +39,6 @@ pub mod verify;
 pub mod workers;
 
 pub use app::App;
-pub use db::{Patience, Place as DatabasePlace};
+pub use db::{Holdings, Patience, Place as DatabasePlace};
 pub use error::Error;
 pub use following::Whither;

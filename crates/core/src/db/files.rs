@@ -170,7 +170,7 @@ async fn last_deletion(connection: &mut Connection, id: ImageId, since: i64) -> 
 }
 
 /// Writes down which version is now the newest that can be read.
-async fn finish(connection: &mut Connection, id: ImageId, changed: u64) -> Result<Option<ImageId>, Error> {
+pub(super) async fn finish(connection: &mut Connection, id: ImageId, changed: u64) -> Result<Option<ImageId>, Error> {
     if changed == 0 {
         return Ok(None);
     }

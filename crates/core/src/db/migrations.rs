@@ -44,6 +44,11 @@ pub(super) async fn migrate<C: Migrate>(connection: &mut C, doing: &str) -> Resu
     })
 }
 
+/// The number of the newest schema.
+pub(crate) const fn newest() -> i64 {
+    HISTORY[HISTORY.len() - 1].0
+}
+
 /// The first so many.
 pub(super) fn up_to(count: usize) -> Vec<Migration> {
     let migration = |(number, name, sql): &(i64, &'static str, &'static str)| {

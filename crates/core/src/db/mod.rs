@@ -9,6 +9,7 @@ pub(crate) mod avatars;
 pub(crate) mod copying;
 pub(crate) mod doomed;
 pub(crate) mod files;
+pub(crate) mod holdings;
 pub(crate) mod images;
 pub(crate) mod keys;
 pub(crate) mod leases;
@@ -41,6 +42,8 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+pub use self::holdings::Holdings;
+pub(crate) use self::migrations::newest as newest_schema;
 pub use self::postgres::Patience;
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
@@ -103,15 +106,26 @@ enum Engine {
     Postgres(Postgres),
 }
 
+/// What opening does to the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// Makes it, or brings it up to date.
+    Newest,
+    /// Nothing.
+    AsItIs,
+}
+
 impl Engine {
     /// Boxed: the compiler can't see by itself that what runs the migrations may change threads.
-    fn open(place: &Place, halt: Arc<Halt>, announcer: Announcer) -> BoxFuture<'static, Result<Self, Error>> {
+    fn open(place: &Place, halt: Arc<Halt>, announcer: Announcer, schema: Schema) -> BoxFuture<'static, Result<Self, Error>> {
         match place.clone() {
             Place::File { file, readers_max } => {
-                Box::pin(async move { Sqlite::open(&file, readers_max, halt, announcer).await.map(Self::Sqlite) })
+                Box::pin(async move { Sqlite::open(&file, readers_max, halt, announcer, schema).await.map(Self::Sqlite) })
             }
             Place::Server { url, connections_max, patience } => {
-                Box::pin(async move { Postgres::open(&url, connections_max, patience, announcer).await.map(Self::Postgres) })
+                Box::pin(
+                    async move { Postgres::open(&url, connections_max, patience, announcer, schema).await.map(Self::Postgres) },
+                )
             }
         }
     }
@@ -143,9 +157,28 @@ impl Database {
     /// # Errors
     /// [`Error::Internal`] when it can't be opened, is newer than this program, or SQLite is too old.
     pub async fn open(place: &Place, halt: Arc<Halt>) -> Result<Self, Error> {
+        Self::open_with(place, halt, Schema::Newest).await
+    }
+
+    async fn open_with(place: &Place, halt: Arc<Halt>, schema: Schema) -> Result<Self, Error> {
         let announcer = Announcer::default();
-        let engine = Engine::open(place, halt, announcer.clone()).await?;
+        let engine = Engine::open(place, halt, announcer.clone(), schema).await?;
         Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer, gate: Arc::default(), refuses: Arc::default() })
+    }
+
+    /// Opens it without making or changing anything, and says which schema it has: the number of its last migration. None where there is no
+    /// database of ours.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be opened.
+    pub(crate) async fn open_as_it_is(place: &Place, halt: Arc<Halt>) -> Result<Option<(Self, i64)>, Error> {
+        if let Place::File { file, .. } = place
+            && !file.exists()
+        {
+            return Ok(None);
+        }
+        let database = Self::open_with(place, halt, Schema::AsItIs).await?;
+        Ok(holdings::schema(&database).await?.map(|schema| (database, schema)))
     }
 
     fn engine(&self) -> Arc<Engine> {
@@ -233,7 +266,7 @@ impl Database {
 
     /// From now on this is another database; what runs on the old one ends there.
     pub(crate) async fn switch_to(&self, place: &Place, halt: Arc<Halt>) -> Result<(), Error> {
-        self.engine.store(Arc::new(Engine::open(place, halt, self.announcer.clone()).await?));
+        self.engine.store(Arc::new(Engine::open(place, halt, self.announcer.clone(), Schema::Newest).await?));
         Ok(())
     }
 
@@ -288,11 +321,12 @@ fn failed(error: &sqlx::Error, doing: &str) -> Error {
 
 /// Every statement by its module.
 #[cfg(test)]
-fn all_statements() -> [(&'static str, &'static [query::Sql]); 13] {
+fn all_statements() -> [(&'static str, &'static [query::Sql]); 14] {
     [
         ("accounts", accounts::ALL),
         ("avatars", avatars::ALL),
         ("files", files::ALL),
+        ("holdings", holdings::ALL),
         ("images", images::ALL),
         ("keys", keys::ALL),
         ("leases", leases::ALL),

@@ -13,10 +13,12 @@ use super::tests::{reader, sqlite_in};
 const GROWING: [&str; 12] = ["images", "i", "versions", "v", "w", "variants", "sessions", "s", "tickets", "t", "avatars", "a"];
 
 /// Statements that look at all rows on purpose, over an index.
-const COUNTING: [&str; 3] = [
+const COUNTING: [&str; 4] = [
     "SELECT COUNT(*) FROM images",
     "SELECT COUNT(*) FROM versions",
     "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM variants",
+    "SELECT (SELECT COUNT(*) FROM orgs), (SELECT COUNT(*) FROM accounts), (SELECT COUNT(*) FROM images), COUNT(*), \
+        CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT), MAX(created_us) FROM versions",
 ];
 
 #[tokio::test]

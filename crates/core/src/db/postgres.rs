@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres as Driver};
 
 use super::migrations::migrate;
-use super::{Connection, Link, read_failed, write_failed};
+use super::{Connection, Link, Schema, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
 
@@ -56,7 +56,13 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) async fn open(url: &str, connections_max: u32, patience: Patience, announcer: Announcer) -> Result<Self, Error> {
+    pub(super) async fn open(
+        url: &str,
+        connections_max: u32,
+        patience: Patience,
+        announcer: Announcer,
+        schema: Schema,
+    ) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url).map_err(|error| Error::internal("reading database_url", &error))?;
         let doing = format!(
             "opening the database {} on {}:{}",
@@ -66,7 +72,9 @@ impl Postgres {
         );
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
-        migrate(&mut connection, &doing).await?;
+        if schema == Schema::Newest {
+            migrate(&mut connection, &doing).await?;
+        }
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();
         let _ = connection.close().await;

@@ -9,8 +9,8 @@ use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 use super::migrations::migrate;
-use super::read_failed;
 use super::writer::Writer;
+use super::{Schema, read_failed};
 use crate::Error;
 use crate::changes::Announcer;
 use crate::halt::Halt;
@@ -31,11 +31,18 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) async fn open(file: &Path, readers_max: u32, halt: Arc<Halt>, announcer: Announcer) -> Result<Self, Error> {
+    pub(super) async fn open(
+        file: &Path,
+        readers_max: u32,
+        halt: Arc<Halt>,
+        announcer: Announcer,
+        schema: Schema,
+    ) -> Result<Self, Error> {
+        let make = schema == Schema::Newest;
         let options = SqliteConnectOptions::from_str("sqlite:")
             .map_err(|error| Error::internal("database options", &error))?
             .filename(file)
-            .create_if_missing(true)
+            .create_if_missing(make)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -45,17 +52,20 @@ impl Sqlite {
             .pragma("journal_size_limit", LOG_BYTES_KEPT)
             .pragma("cache_size", PAGES_CACHED);
         let doing = format!("opening the database {}", file.display());
-        if let Some(folder) = file.parent() {
+        if let Some(folder) = file.parent().filter(|_| make) {
             crate::durable::make_folder(folder).map_err(|error| Error::internal(&doing, &error))?;
         }
         for suffix in ["", "-wal", "-shm"] {
             // SQLite gives a log that it makes the permissions of the database.
             let file = format!("{}{suffix}", file.display());
-            crate::durable::make_private(Path::new(&file), suffix.is_empty()).map_err(|error| Error::internal(&doing, &error))?;
+            crate::durable::make_private(Path::new(&file), make && suffix.is_empty())
+                .map_err(|error| Error::internal(&doing, &error))?;
         }
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
-        migrate(&mut connection, &doing).await?;
+        if schema == Schema::Newest {
+            migrate(&mut connection, &doing).await?;
+        }
         let reader = SqlitePoolOptions::new()
             .max_connections(readers_max)
             .connect_with(options.read_only(true).create_if_missing(false))

@@ -3,6 +3,7 @@
 //!
 //! A put is durable when it returns, as far as the store says so. Failed deletes and what a crash leaves are harmless; `sweep` takes them.
 
+pub(crate) mod backup_folder;
 mod bucket;
 mod local;
 

@@ -1,19 +1,15 @@
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use imagewell_core::Error;
 use imagewell_core::moving::{self, Move, Plan, Progress};
 
+use super::progress::{ProgressLine, megabytes};
 use super::{Outcome, explained};
 use crate::config::Settings;
 use crate::moved;
 use crate::serve::{database_place, storage_place};
-
-/// Between two lines about the same, where nobody watches a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What to move where.
 #[derive(Args)]
@@ -80,33 +76,16 @@ pub(super) async fn run(settings: Settings, migrate: Migrate) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// On a terminal one line that changes, else a line now and then.
 fn reporter() -> impl Fn(Progress) + Send + Sync {
-    let last: Mutex<Option<(std::mem::Discriminant<Progress>, Instant)>> = Mutex::new(None);
-    move |progress| {
-        let kind = std::mem::discriminant(&progress);
-        let terminal = std::io::stderr().is_terminal();
-        let Ok(mut last) = last.lock() else { return };
-        let due = last.is_none_or(|(before, when)| before != kind || when.elapsed() > LINE_EVERY);
-        if !due && !terminal {
-            return;
+    let line = ProgressLine::default();
+    move |progress| match progress {
+        Progress::Rows(table, rows) => line.show("rows", || format!("rows of {table}: {rows}")),
+        Progress::Blobs { done, bytes, of } => line.show("blobs", || format!("blobs: {done} of {of}, {}", megabytes(bytes))),
+        Progress::Changes(count) => line.show("changes", || format!("changes that came in meanwhile: {count}")),
+        Progress::Slowed => {
+            line.show("slowed", || "changes come in as fast as they are copied: writes are made to wait now and then".to_owned());
         }
-        if due {
-            *last = Some((kind, Instant::now()));
-        }
-        let text = match progress {
-            Progress::Rows(table, rows) => format!("rows of {table}: {rows}"),
-            Progress::Blobs { done, bytes, of } => format!("blobs: {done} of {of}, {} MB", bytes / 1_000_000),
-            Progress::Changes(count) => format!("changes that came in meanwhile: {count}"),
-            Progress::Slowed => "changes come in as fast as they are copied: writes are made to wait now and then".to_owned(),
-            Progress::Waiting => "writes wait while the rest is copied".to_owned(),
-            Progress::Moved(waited) => format!("moved; writes waited for {:.1} s", waited.as_secs_f64()),
-        };
-        if terminal {
-            eprint!("\r\x1b[K{text}");
-            let _ = std::io::stderr().flush();
-        } else {
-            eprintln!("{text}");
-        }
+        Progress::Waiting => line.show("waiting", || "writes wait while the rest is copied".to_owned()),
+        Progress::Moved(waited) => line.show("moved", || format!("moved; writes waited for {:.1} s", waited.as_secs_f64())),
     }
 }

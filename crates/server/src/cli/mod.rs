@@ -2,13 +2,16 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 misused, 74 storage failed while serving, 78 faulty settings (sysexits.h).
 
+mod backup;
 mod check;
 mod demo;
 mod keys;
 mod migrate;
 mod plan;
+mod progress;
 mod provision;
 mod render_worker;
+mod restore;
 mod serve;
 mod sweep;
 
@@ -72,6 +75,20 @@ enum Command {
     Migrate {
         #[command(flatten)]
         migrate: migrate::Migrate,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Copy database and images into a folder, while the service runs; a second run copies what is new. It holds keys and hashes of passwords
+    Backup {
+        #[command(flatten)]
+        backup: backup::Backup,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Put a backup into the configured database and store, which must be empty; or with --dry-run read all of it and compare every digest
+    Restore {
+        #[command(flatten)]
+        restore: restore::Restore,
         #[command(flatten)]
         flags: SettingFlags,
     },
@@ -146,6 +163,8 @@ pub fn run() -> ExitCode {
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
         Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
         Command::Migrate { migrate, flags } => with_settings(flags, async move |settings| migrate::run(settings, migrate).await),
+        Command::Backup { backup, flags } => with_settings(flags, async move |settings| backup::run(settings, backup).await),
+        Command::Restore { restore, flags } => with_settings(flags, async move |settings| restore::run(settings, restore).await),
         Command::Keys { action, flags } => with_settings(flags, async move |settings| keys::run(settings, action).await),
         Command::Sweep { dry_run, confirm, flags } => {
             let mode = sweep::mode(dry_run, confirm);
