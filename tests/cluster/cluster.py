@@ -114,6 +114,54 @@ class Load:
             thread.join()
 
 
+def put_placeholder_and_picture(node):
+    """A file without bytes, and a picture whose ticket expires while everything else goes on."""
+    credentials = base64.b64encode(f"till01:{PASSWORD_MD5}".encode()).decode()
+    headers = {"authorization": f"Basic {credentials}"}
+    answer = requests.post(f"{node.url}/api_gateway/file-service/rewards/empty.png", data=b"", headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    session = requests.Session()
+    answer = session.post(f"{node.url}/api/login", json={"email": "ada", "password": PASSWORD}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    token = next((f"X-{cookie.name}", cookie.value) for cookie in session.cookies if cookie.name.startswith("Csrf-Token_"))
+    answer = session.post(f"{node.url}/api/dropbox/pictures", files={"Profile": ("a.png", picture(5_000, 1))}, headers=dict([token]), timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
+class Backups:
+    """One backup after the other. Those that come upon a database or a store that is away fail, and damage none before them."""
+
+    def __init__(self, node, folder):
+        self.node, self.folder, self.made, self.failed = node, os.path.join(folder, "backup"), 0, []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.loop)
+        self.thread.start()
+
+    def loop(self):
+        while not self.stop.is_set():
+            try:
+                self.make()
+            except AssertionError as error:
+                self.failed.append(str(error))
+
+    def make(self):
+        said = self.node.run("backup", self.folder, "--keep", "2")
+        self.made += 1
+        return said
+
+    def finish(self):
+        self.stop.set()
+        self.thread.join()
+
+    def restore(self, folder):
+        """From the cluster to one process on SQLite and a folder."""
+        theirs = ("IMAGEWELL_DATABASE_", "IMAGEWELL_STORAGE_")
+        environment = {key: value for key, value in self.node.environment.items() if not key.startswith(theirs)}
+        environment["IMAGEWELL_DATA_DIR"] = os.path.join(folder, "restored")
+        self.node.run("restore", self.folder, environment=environment)
+        return self.node.run("check", "--blobs", environment=environment).splitlines()[-1]
+
+
 def kill_things(seconds, nodes, postgres, garage):
     """One after the other, each coming back while the next one is still whole."""
     rng, until, killed = random.Random(7), time.monotonic() + seconds, {}
@@ -169,7 +217,8 @@ def main():
             store = free_port()
             children.append(nginx(folder, "store", garage.s3_ports, store, "proxy_next_upstream error timeout http_503 non_idempotent; proxy_request_buffering off;"))
             program = os.path.abspath(arguments.program)
-            nodes = [Node(index, program, folder, postgres, f"http://127.0.0.1:{store}") for index in range(3)]
+            expires = {"IMAGEWELL_DROPBOX_TICKET_TTL_SECONDS": "5"}
+            nodes = [Node(index, program, folder, postgres, f"http://127.0.0.1:{store}", expires) for index in range(3)]
             nodes[0].run("provision", os.path.join(HERE, "../../testdata/accounts.toml"))
             print(nodes[0].run("check"), end="")
             for node in nodes:
@@ -180,9 +229,12 @@ def main():
             front = free_port()
             children.append(nginx(folder, "front", [node.port for node in nodes], front, "proxy_next_upstream error timeout http_503; proxy_next_upstream_tries 3;"))
             load = Load(f"http://127.0.0.1:{front}")
+            put_placeholder_and_picture(nodes[0])
             load.run(arguments.lanes)
+            backups = Backups(nodes[1], folder)
             killed = kill_things(arguments.seconds, nodes, postgres, garage)
             load.finish()
+            backups.finish()
             for node in nodes:
                 wait_until(node.is_ready, f"{node.name} to be ready again")
             print("answers:", ", ".join(f"{what} {status} ×{count}" for (what, status), count in sorted(load.counts.items(), key=str)))
@@ -193,6 +245,10 @@ def main():
             checked = nodes[0].run("check", "--blobs").splitlines()[-1]
             print(checked)
             print(f"{len(load.images)} images and {len(load.files)} files were acknowledged, and each is whole at each of three nodes.")
+            print(backups.make().splitlines()[0])
+            print(backups.node.run("restore", backups.folder, "--dry-run").splitlines()[-1])
+            print("restored on SQLite and a folder:", backups.restore(folder))
+            print(f"backups: {backups.made}, and {len(backups.failed)} that came upon something that was away")
             unfinished = [line for line in garage.say("bucket", "info", BUCKET).splitlines() if "nfinished" in line]
             print("left in the store of uploads in parts:", " ".join(unfinished) or "nothing")
         except BaseException:

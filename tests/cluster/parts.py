@@ -187,8 +187,8 @@ class Node(Process):
         self.program = program
         super().__init__(f"node{index}", [program, "serve"], folder, environment)
 
-    def run(self, *arguments):
-        done = subprocess.run([self.program, *arguments], env=self.environment, capture_output=True, text=True)
+    def run(self, *arguments, environment=None):
+        done = subprocess.run([self.program, *arguments], env=environment or self.environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise AssertionError(f"imagewell {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
