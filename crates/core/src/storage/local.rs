@@ -25,8 +25,11 @@ use crate::halt::Halt;
 use crate::model::BlobKey;
 use crate::spool::Content;
 
-/// What is written, and read from disk, at a time.
+/// What is written at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What is read at a time: every answer that is streamed holds two such chunks.
+const READ_BYTES: usize = 64 * 1024;
 
 /// A folder of blobs. After a failed write or sync it trips the halt.
 #[derive(Debug)]
@@ -173,7 +176,7 @@ impl LocalDisk {
                     let content = content.clone();
                     async move {
                         let chunk = content
-                            .read_at(offset, CHUNK_BYTES)
+                            .read_at(offset, READ_BYTES)
                             .await
                             .map_err(|error| Error::internal("reading a blob", &error))?;
                         let next = offset + chunk.len() as u64;
