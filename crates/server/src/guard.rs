@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use crate::api::problem::Problem;
 use crate::api::{dropbox, file_service, opsportal, s3};
+use crate::auth::address::TooManyRequests;
 use crate::delivery::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::serve::Service;
 
@@ -19,7 +20,7 @@ pub async fn guard(service: &Service, request: Request, next: impl AsyncFnOnce(R
     let uri = request.uri().clone();
     let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = match unacceptable(&request) {
-        Some((status, message)) => face(&uri, status, message),
+        Some((status, message)) => refused(&uri, status, message),
         None => next(request).await,
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
@@ -41,8 +42,19 @@ pub async fn guard(service: &Service, request: Request, next: impl AsyncFnOnce(R
     response
 }
 
-/// Row P4: not exactly one host (RFC 9112 §3.2). Row P6: bodies that would have to be inflated.
+fn refused(uri: &Uri, status: StatusCode, message: &'static str) -> Response {
+    let mut response = face(uri, status, message);
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Row P5: more requests than one address may have under way. Row P4: not exactly one host (RFC 9112 §3.2). Row P6: bodies that would have to be inflated.
 fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
+    if request.extensions().get::<TooManyRequests>().is_some() {
+        return Some((StatusCode::TOO_MANY_REQUESTS, "Too many requests of this address are under way: wait for some to end."));
+    }
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());

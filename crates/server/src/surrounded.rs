@@ -49,7 +49,7 @@ where
                 })
                 .await
             };
-            Ok(telemetry::observe(&service, matched.as_ref(), request, answer).await)
+            Ok(telemetry::observe(matched.as_ref(), request, answer).await)
         })
     }
 }

@@ -17,9 +17,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Format;
 use uuid::Uuid;
 
+use crate::auth::address::ClientAddress;
 use crate::config::{LogFormat, Settings};
 use crate::log_lines::{JsonLines, TextLines};
-use crate::serve::Service;
 
 /// On every answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -86,17 +86,11 @@ pub async fn keep_metrics_small(metrics: PrometheusHandle) {
 }
 
 /// Gives every request an id, one log line and its metrics.
-pub async fn observe(
-    service: &Service,
-    matched: Option<&MatchedPath>,
-    mut request: Request,
-    next: impl AsyncFnOnce(Request) -> Response,
-) -> Response {
+pub async fn observe(matched: Option<&MatchedPath>, request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let started = Instant::now();
     let id = request_id_now();
     let method = request.method().clone();
-    let address = crate::auth::address::of(request.headers(), request.extensions(), &service.settings.server.trusted_proxies);
-    request.extensions_mut().insert(crate::auth::address::ClientAddress(address));
+    let address = ClientAddress::in_extensions(request.extensions());
     let uri = request.uri().clone();
     let answered = async {
         let response = next(request).await;

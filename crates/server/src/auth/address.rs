@@ -5,16 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use axum::http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
-/// The other end of the connection; put into every request by the accept loop.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
-
-/// The client, after proxies; put into every request by the telemetry layer.
+/// The client, after proxies; put into every request by its connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub IpAddr);
 
+/// Put into a request by its connection when the client has too many under way already.
+#[derive(Debug, Clone, Copy)]
+pub struct TooManyRequests;
+
 impl ClientAddress {
-    /// What the telemetry layer found; no address where there is no such layer.
+    /// What the connection found; no address where there is none.
     #[must_use]
     pub fn in_extensions(extensions: &Extensions) -> IpAddr {
         extensions.get::<Self>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.0)
@@ -23,8 +23,8 @@ impl ClientAddress {
 
 /// Walks `X-Forwarded-For` from the right for as long as the hop that wrote an entry is a trusted proxy.
 #[must_use]
-pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> IpAddr {
-    let mut address = extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical());
+pub fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut address = peer.to_canonical();
     let entries: Vec<&str> = headers
         .get_all("x-forwarded-for")
         .iter()
@@ -77,11 +77,10 @@ mod tests {
             ("10.0.0.1", "[9.8.7.6]", "10.0.0.1"),
         ];
         for (peer, forwarded, expected) in cases {
-            let mut extensions = Extensions::new();
-            extensions.insert(Peer(SocketAddr::new(peer.parse().expect("address"), 1)));
+            let peer = peer.parse().expect("address");
             let mut headers = HeaderMap::new();
             headers.insert("x-forwarded-for", forwarded.parse().expect("header"));
-            assert_eq!(of(&headers, &extensions, &trusted), expected.parse::<IpAddr>().expect("address"), "{peer} {forwarded}");
+            assert_eq!(of(&headers, peer, &trusted), expected.parse::<IpAddr>().expect("address"), "{peer} {forwarded}");
         }
     }
 }

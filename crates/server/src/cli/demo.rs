@@ -1,6 +1,6 @@
 //! A service that shows itself: sample accounts, one photograph uploaded through each API's front door, and what to try next.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use super::serve::{lock, random_password, until_signal};
 use super::{Outcome, explained};
-use crate::auth::address::Peer;
+use crate::auth::address::ClientAddress;
 use crate::config::Settings;
 use crate::pages::DemoPage;
 use crate::serve::Service;
@@ -158,7 +158,7 @@ async fn send(
     router: &Router,
     mut request: Request<Body>,
 ) -> Result<(Option<String>, serde_json::Value), Box<dyn std::error::Error>> {
-    request.extensions_mut().insert(Peer(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)));
+    request.extensions_mut().insert(ClientAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     let response = router.clone().oneshot(request).await?;
     let cookie = response.headers().get(header::SET_COOKIE).and_then(|value| value.to_str().ok());

@@ -201,6 +201,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.server.header_bytes_max < 8192, "server.header_bytes_max: at least 8192");
     fault(settings.server.connections_max == 0, "server.connections_max: at least 1");
     fault(settings.server.connections_per_address_max == 0, "server.connections_per_address_max: at least 1");
+    fault(settings.server.requests_per_address_max == 0, "server.requests_per_address_max: at least 1");
+    fault(settings.server.response_idle_timeout_seconds == 0, "server.response_idle_timeout_seconds: at least 1");
+    fault(settings.server.idle_timeout_seconds == 0, "server.idle_timeout_seconds: at least 1");
     fault(settings.uploads.concurrent_max == 0, "uploads.concurrent_max: at least 1");
     fault(settings.workers.concurrent_max == 0, "workers.concurrent_max: at least 1");
     fault(settings.passwords.concurrent_max == 0, "passwords.concurrent_max: at least 1");

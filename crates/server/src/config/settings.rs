@@ -110,8 +110,12 @@ settings! {
     server: ServerSettings {
         /// Connections open at once. More wait in the kernel's queue.
         connections_max: usize = "4096";
-        /// Connections open at once from one address (an IPv6 /64 counts as one). Trusted proxies are exempt.
+        /// Connections open at once from one address (an IPv6 /64 counts as one). Trusted proxies are exempt; `requests_per_address_max` holds
+        /// for those behind them.
         connections_per_address_max: usize = "256";
+        /// Requests under way at once from one address (an IPv6 /64 counts as one), until their answers have left. Behind a trusted proxy
+        /// the address is the client's. More get 429; as streams of HTTP/2 they are refused, and clients repeat them.
+        requests_per_address_max: usize = "256";
         /// Seconds for a connection to send its first byte, and then a whole request head.
         header_timeout_seconds: u64 = "10";
         /// Bytes of a request head. At least 8192.
@@ -124,7 +128,15 @@ settings! {
         body_rate_grace_seconds: u64 = "10";
         /// Seconds that receiving one request body may take in all.
         body_timeout_seconds: u64 = "900";
-        /// Seconds that running requests get to finish after SIGTERM.
+        /// Seconds by which whoever reads an answer may be behind `response_bytes_per_second_min` before it is given up: who reads nothing
+        /// is given up after this time, who reads half as fast as that after twice this time.
+        response_idle_timeout_seconds: u64 = "60";
+        /// Bytes per second at which answers must be read. 0 is content with any byte within the idle timeout.
+        response_bytes_per_second_min: u64 = "1024";
+        /// Seconds without a request after which a connection is closed, also one that answers pings. Without one on HTTP/1,
+        /// `header_timeout_seconds` closes it already.
+        idle_timeout_seconds: u64 = "60";
+        /// Seconds that running requests get to finish after SIGTERM. Who reads nothing of an answer gets half of them.
         drain_timeout_seconds: u64 = "30";
         /// Seconds after SIGTERM during which `/readyz` fails but connections are still accepted, so that a balancer notices.
         drain_delay_seconds: u64 = "0";

@@ -149,35 +149,43 @@ async fn an_endless_body_ends_at_the_limit_and_the_client_reads_why() {
     assert_eq!(app.stored().await, before);
 }
 
-/// A connection with a logged-in cookie and a token, to write bytes to.
-async fn raw(app: &TestApp) -> (TcpStream, String) {
+/// The cookie of somebody who has just logged in, and a token.
+pub async fn session(app: &TestApp, login: &str) -> (String, String) {
     let client = reqwest::Client::new();
+    let cookie_of = |answer: &reqwest::Response| {
+        answer.headers()["set-cookie"].to_str().expect("text").split(';').next().expect("cookie").to_owned()
+    };
     let visitor = client.get(app.url("/csrfToken")).send().await.expect("answers");
-    let cookie = visitor.headers()["set-cookie"].to_str().expect("text").split(';').next().expect("cookie").to_owned();
+    let cookie = cookie_of(&visitor);
     let token: serde_json::Value = visitor.json().await.expect("json");
     let login = client
         .post(app.url("/site/login"))
         .header("cookie", cookie)
         .header("x-csrf-token", token["_csrf"].as_str().expect("token"))
-        .json(&serde_json::json!({ "username": "ada", "password": crate::app::PASSWORD }))
+        .json(&serde_json::json!({ "username": login, "password": crate::app::PASSWORD }))
         .send()
         .await
         .expect("answers");
-    let cookie = login.headers()["set-cookie"].to_str().expect("text").split(';').next().expect("cookie").to_owned();
+    let cookie = cookie_of(&login);
     let token: serde_json::Value =
         client.get(app.url("/csrfToken")).header("cookie", &cookie).send().await.expect("answers").json().await.expect("json");
+    (cookie, token["_csrf"].as_str().expect("token").to_owned())
+}
+
+/// A connection with a logged-in cookie and a token, to write bytes to.
+async fn raw(app: &TestApp) -> (TcpStream, String) {
+    let (cookie, token) = session(app, "ada").await;
     let stream = TcpStream::connect(app.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");
+    let path = path();
+    let content_type = multipart_type();
     let head = format!(
-        "POST {} HTTP/1.1\r\nHost: test\r\nCookie: {cookie}\r\nX-CSRF-Token: {}\r\nContent-Type: {}\r\n",
-        path(),
-        token["_csrf"].as_str().expect("token"),
-        multipart_type()
+        "POST {path} HTTP/1.1\r\nHost: test\r\nCookie: {cookie}\r\nX-CSRF-Token: {token}\r\nContent-Type: {content_type}\r\n"
     );
     (stream, head)
 }
 
-fn status_of(stream: &mut TcpStream) -> String {
+pub fn status_of(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(count) = stream.read(&mut buffer) {

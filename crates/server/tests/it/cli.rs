@@ -1,5 +1,6 @@
 //! The command line as an operator and a script use it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::app::{Actor, Answer, PASSWORD, program};
@@ -317,17 +318,24 @@ async fn what_the_readme_shows_works() {
     }
 }
 
+/// Makes `cert.pem`, for localhost, and `key.pem` in a folder; gives the former.
+pub fn certificate(folder: &Path) -> PathBuf {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .current_dir(folder)
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{}", text(&made));
+    folder.join("cert.pem")
+}
+
 #[tokio::test]
 async fn tls_is_spoken_when_a_certificate_is_named() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(folder.path())
-        .output()
-        .expect("openssl runs");
-    assert!(made.status.success(), "{}", text(&made));
+    certificate(folder.path());
     let mut command =
         imagewell(&data, &["serve", "--set", "tls.certificate_file=cert.pem", "--set", "tls.private_key_file=key.pem"]);
     command.env("IMAGEWELL_LOG", "info");

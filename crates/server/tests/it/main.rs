@@ -5,6 +5,7 @@ mod backups;
 mod base64;
 mod bodies;
 mod cli;
+mod connections;
 mod delivery;
 mod docs;
 mod drawings;

@@ -101,6 +101,7 @@ impl Refusal {
             StatusCode::METHOD_NOT_ALLOWED => "E_METHODNOTALLOWED",
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "E_UNSUPPORTEDENCODING",
             StatusCode::BAD_REQUEST => "E_BADREQUEST",
+            StatusCode::TOO_MANY_REQUESTS => "E_TOOMANYREQUESTS",
             _ => return Self::internal(),
         };
         Self::new(status, id, message)
