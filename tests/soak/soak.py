@@ -55,7 +55,7 @@ def png(width, height, salt):
     """Noise, so that it is slow to encode again."""
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     row = random.Random(salt).randbytes(width * 3)
-    pixels = zlib.compress(b"".join(b"\0" + row[at % 97:] + row[:at % 97] for at in range(height)), 1)
+    pixels = zlib.compress(b"".join(b"\0" + row[at % 97:] + row[:at % 97] for at in range(height)), 6)
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -148,9 +148,11 @@ def texts_before_the_login(port, _context):
 
 def answers_nobody_reads(port, context):
     """A hundred streams of HTTP/2 whose window is closed."""
-    text = lambda data: bytes([len(data)]) + data
+    # A length in RFC 7541's form: what is over 127 goes into a second and third byte.
+    length = lambda count: bytes([count]) if count < 127 else bytes([127, (count - 127) % 128 | 128, (count - 127) // 128])
+    text = lambda data: length(len(data)) + data
     # RFC 7541: method, scheme, path and cookie, none of them indexed or compressed.
-    head = b"\x82\x86\x04" + text(context["large"].encode()) + b"\x01" + text(b"x")
+    head = b"\x82\x86\x04" + text(context["large"].encode()) + b"\x01" + text(f"127.0.0.1:{port}".encode())
     frame = lambda kind, flags, stream, data: struct.pack(">I", len(data))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + data
     with Caller(port, f"127.1.1.{random.randrange(1, 9)}").connect() as connection:
         settings = frame(4, 0, 0, struct.pack(">HI", 4, 0))
@@ -168,7 +170,7 @@ def answers_nobody_reads_either(port, context):
         connection.settimeout(30)
         connection.bind(("127.1.2.1", 0))
         connection.connect(("127.0.0.1", port))
-        connection.sendall(f"GET {context['large']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {context['large']} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
         time.sleep(60)
 
 
@@ -345,6 +347,8 @@ def main():
             assert status == 200, body
             status, record, _ = till.ask("GET", f"{FILES}/large.gif")
             link = json.loads(record)["secureFilePath"]
+            status, body, _ = Caller(service.port, "127.1.9.3").ask("GET", "/" + link.split("/", 3)[3])
+            assert status == 200 and len(body) > 5_000_000, (status, body[:200])
             context = {"member": hostile, "heavy": heavy, "avif": endless_avif(), "large": "/" + link.split("/", 3)[3]}
             honest = Honest(service.port)
             until = time.time() + arguments.seconds
