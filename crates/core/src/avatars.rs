@@ -30,21 +30,16 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
     access::check(actor, access::Action::EditResource(resource))?;
     let image = tickets::find_own(app, actor, number).await?;
     let (row, org, by, now) = (resource.clone(), actor.org, actor.account, Timestamp::now());
-    let mut tries = 0;
-    let avatar = loop {
+    let avatar = retried(|| {
         let row = row.clone();
-        let taken = app.database.write(move |connection| {
+        app.database.write(move |connection| {
             Box::pin(async move {
                 let id = db::tickets::claim(connection, number, org, now).await?.ok_or(Error::NotFound)?;
                 db::avatars::append(connection, org, &row, Some(id), by).await
             })
-        });
-        match taken.await {
-            // Another node has given the resource an avatar at the same time, and nothing of ours was done.
-            Err(Error::Conflict) if tries < TRIES_MAX => tries += 1,
-            taken => break taken?,
-        }
-    };
+        })
+    })
+    .await?;
     tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, image = %image.id, "avatar taken");
     avatar.ok_or_else(|| Error::Internal { detail: "a picture was taken and is no avatar".into() })
 }
@@ -56,9 +51,25 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
 pub async fn drop_current(app: &App, actor: &Actor, resource: &Resource) -> Result<(), Error> {
     access::check(actor, access::Action::EditResource(resource))?;
     let (row, org, by) = (resource.clone(), actor.org, actor.account);
-    app.database
-        .write(move |connection| Box::pin(async move { db::avatars::append(connection, org, &row, None, by).await }))
-        .await?;
+    retried(|| {
+        let row = row.clone();
+        app.database.write(move |connection| Box::pin(async move { db::avatars::append(connection, org, &row, None, by).await }))
+    })
+    .await?;
     tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, "avatar dropped");
     Ok(())
+}
+
+/// Writes again when another node has given the resource the same number at the same time. Nothing of ours was done then.
+async fn retried<T, F>(write: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut tries = 0;
+    loop {
+        match write().await {
+            Err(Error::Conflict) if tries < TRIES_MAX => tries += 1,
+            written => return written,
+        }
+    }
 }

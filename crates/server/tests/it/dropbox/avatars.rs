@@ -81,6 +81,22 @@ async fn a_picture_is_dropped_and_the_earlier_ones_stay() {
     assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/svg+xml");
 }
 
+/// A delete can not lose: who finds the avatar dropped already has nothing to do. On PostgreSQL each takes a number of its own.
+#[tokio::test]
+async fn many_who_drop_an_avatar_at_once_all_succeed() {
+    let app = TestApp::start().await;
+    let ada = Portal::user(&app, "ada").await;
+    for _ in 0..3 {
+        let ticket = ada.ticket(stripes(90, 90)).await;
+        ada.take("users/ada", &ticket).await;
+        let drops = (0..8).map(|_| Answer::of(ada.change("DELETE", "/api/users/ada/picture")));
+        for answer in futures_util::future::join_all(drops).await {
+            assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        }
+        assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/svg+xml");
+    }
+}
+
 #[tokio::test]
 async fn only_those_who_may_edit_a_resource_and_own_the_picture_take_it() {
     let app = TestApp::start().await;
