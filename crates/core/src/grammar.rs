@@ -24,6 +24,7 @@ impl Asked {
         // The original takes steps too, but none that would change its size.
         let text = match text.strip_prefix("original") {
             Some("") => "",
+            Some(",") => return Err("there is no step behind the comma".to_owned()),
             Some(rest) => rest.strip_prefix(',').unwrap_or(text),
             None if text.is_empty() => return Err("there is no step".to_owned()),
             None => {
@@ -330,6 +331,7 @@ mod tests {
             ("f_tiff", "auto, jpeg"),
             ("original,w_1", "keeps its size"),
             ("originals", "no step"),
+            ("original,", "behind the comma"),
             ("g_up", "a side"),
             ("g_0.5", "a side"),
             ("g_1.1-0", "a side"),
