@@ -145,6 +145,28 @@ fn pages_in_a_circle_are_refused() {
     assert!(matches!(inspected(&tiff), Err(Error::Corrupt { .. })));
 }
 
+/// A page of one pixel, in one tile of this size.
+fn tiled_tiff(width: u32, height: u32) -> Vec<u8> {
+    let mut tiff = [&b"II*\0"[..], &8_u32.to_le_bytes(), &6_u16.to_le_bytes()].concat();
+    for (tag, value) in [(256, 1), (257, 1), (322, width), (323, height), (324, 86), (325, 1)] {
+        tiff.extend([u16::to_le_bytes(tag), 4_u16.to_le_bytes()].concat());
+        tiff.extend([1_u32.to_le_bytes(), value.to_le_bytes()].concat());
+    }
+    tiff.extend([0; 5]);
+    tiff
+}
+
+#[test]
+fn tiles_are_no_larger_than_an_image_may_be() {
+    assert!(inspected(&tiled_tiff(16, 16)).is_ok(), "{:?}", inspected(&tiled_tiff(16, 16)));
+    // 50 million pixels are the limit.
+    assert!(inspected(&tiled_tiff(50_000, 1_000)).is_ok());
+    for (width, height) in [(50_000, 1_001), (1 << 31, 1), (1 << 31, 1 << 31), (u32::MAX, u32::MAX), (0, 16), (16, 0)] {
+        let refused = inspected(&tiled_tiff(width, height));
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "{width}x{height}: {refused:?}");
+    }
+}
+
 /// An AVIF of a megabyte whose index declares 6.5 billion pieces of nothing: it once took a thread a quarter of a minute.
 #[test]
 fn the_work_of_inspecting_is_linear_in_the_length_of_a_file() {

@@ -10,6 +10,8 @@ const TAG_HEIGHT: u16 = 257;
 const TAG_STRIP_OFFSETS: u16 = 273;
 const TAG_ORIENTATION: u16 = 274;
 const TAG_STRIP_BYTES: u16 = 279;
+const TAG_TILE_WIDTH: u16 = 322;
+const TAG_TILE_HEIGHT: u16 = 323;
 const TAG_TILE_OFFSETS: u16 = 324;
 const TAG_TILE_BYTES: u16 = 325;
 
@@ -34,6 +36,7 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
             return Err(source.corrupt("a page has no size"));
         };
         check_size(source.format(), width, height, limits)?;
+        page.check_tiles(source, limits)?;
         frame_pixels += u64::from(width) * u64::from(height);
         check_frames(frames, frame_pixels, limits)?;
         source.require(page.values_end, 0)?;
@@ -109,6 +112,9 @@ struct Directory {
     width: Option<u32>,
     height: Option<u32>,
     orientation: Orientation,
+    /// Of a page that is cut into tiles (TIFF 6.0 §15).
+    tile_width: Option<u32>,
+    tile_height: Option<u32>,
     offsets: Option<Numbers>,
     lengths: Option<Numbers>,
     /// Where the last of the values ends that don't fit into their entries.
@@ -125,6 +131,8 @@ impl Directory {
             width: None,
             height: None,
             orientation: Orientation::UPRIGHT,
+            tile_width: None,
+            tile_height: None,
             offsets: None,
             lengths: None,
             values_end: 0,
@@ -134,11 +142,13 @@ impl Directory {
             let end = source.position() + 12;
             let (tag, kind, count) = (order.u16(source)?, order.u16(source)?, order.u32(source)?);
             match tag {
-                TAG_WIDTH | TAG_HEIGHT | TAG_ORIENTATION => {
+                TAG_WIDTH | TAG_HEIGHT | TAG_ORIENTATION | TAG_TILE_WIDTH | TAG_TILE_HEIGHT => {
                     let value = if kind == 3 { u32::from(order.u16(source)?) } else { order.u32(source)? };
                     match tag {
                         TAG_WIDTH => directory.width = Some(value),
                         TAG_HEIGHT => directory.height = Some(value),
+                        TAG_TILE_WIDTH => directory.tile_width = Some(value),
+                        TAG_TILE_HEIGHT => directory.tile_height = Some(value),
                         _ => directory.orientation = Orientation::from_exif(u16::try_from(value).unwrap_or(0)),
                     }
                 }
@@ -156,6 +166,17 @@ impl Directory {
         // An EXIF block may end with its last entry.
         directory.next = if source.remaining() >= 4 { Some(order.u32(source)?) } else { None };
         Ok(directory)
+    }
+
+    /// A decoder holds a whole tile, however little of it shows. A tile may reach over the page's edge, but is never larger than
+    /// an image may be.
+    fn check_tiles<R: BufRead + Seek>(&self, source: &Source<R>, limits: &Limits) -> Result<(), Error> {
+        let (Some(width), Some(height)) = (self.tile_width, self.tile_height) else { return Ok(()) };
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels == 0 || pixels > limits.pixels_max {
+            return Err(source.corrupt("its tiles have no pixels, or more than an image may have"));
+        }
+        Ok(())
     }
 
     fn check_pieces<R: BufRead + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<(), Error> {
