@@ -312,7 +312,7 @@ fn failed(error: &sqlx::Error, doing: &str) -> Error {
     let code = if let sqlx::Error::Database(cause) = error { cause.code() } else { None };
     // Raised by triggers of a move that is over.
     let moved = code.as_deref().is_some_and(|code| ["1811", "P0001"].contains(&code));
-    if moved || postgres::is_away(error) || code.is_some_and(|code| postgres::is_contention(&code)) {
+    if moved || writer::is_locked(error) || postgres::is_away(error) || code.is_some_and(|code| postgres::is_contention(&code)) {
         tracing::warn!(%error, doing, "the database can't do it now");
         return Error::Busy { retry_after: postgres::RETRY_AFTER };
     }

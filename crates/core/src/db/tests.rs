@@ -121,6 +121,28 @@ async fn a_write_that_panics_ends_neither_the_writer_nor_later_writes() {
     assert!(!halt.is_tripped());
 }
 
+/// A provisioning that takes long, or a tool for backups: the write may be tried again.
+#[tokio::test]
+async fn a_write_is_busy_while_another_process_holds_the_lock() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let database = sqlite_in(folder.path()).await;
+    let pragma = |sql: &'static str| {
+        database.write(move |connection| {
+            Box::pin(async move {
+                let Link::Sqlite(connection) = &mut connection.link else { panic!("this is PostgreSQL") };
+                connection.execute(sql).await.map(|_| ()).map_err(|error| write_failed(&error))
+            })
+        })
+    };
+    pragma("PRAGMA busy_timeout = 10").await.expect("writes");
+    let mut other = SqliteConnectOptions::new().filename(folder.path().join("a.db")).connect().await.expect("opens");
+    other.execute("BEGIN IMMEDIATE").await.expect("locks");
+    let refused = pragma("DELETE FROM presets").await;
+    assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+    other.execute("ROLLBACK").await.expect("unlocks");
+    pragma("DELETE FROM presets").await.expect("writes again");
+}
+
 /// A database as the first version made it, with an image in it, opens, and the image can be read.
 #[tokio::test]
 async fn old_data_opens() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sqlx::error::DatabaseError;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteError};
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::{mpsc, oneshot};
 
@@ -211,6 +211,7 @@ async fn commit_batch(connection: &mut Connection, mut batch: Vec<Box<dyn Pendin
         work.answer(match &commit {
             Ok(()) => Ok(()),
             Err(Error::NoSpace) => Err(Error::NoSpace),
+            Err(Error::Busy { retry_after }) => Err(Error::Busy { retry_after: *retry_after }),
             Err(_) => Err(Error::Internal { detail: "the commit failed".into() }),
         });
     }
@@ -264,6 +265,12 @@ fn trip_on_io_error(error: &sqlx::Error, halt: &Halt) {
     {
         halt.trip(&format!("the database reports {cause}"));
     }
+}
+
+/// SQLITE_BUSY in any of its forms: another process holds the lock for longer than is waited.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(cause) = error else { return false };
+    cause.try_downcast_ref::<SqliteError>().is_some() && primary_code(cause.as_ref()) == Some(5)
 }
 
 /// SQLITE_FULL.
