@@ -1,7 +1,9 @@
 //! The handles that everything works with, built once.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use imagewell_imaging::Limits;
@@ -10,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::accounts::{Accounts, SessionLimits};
 use crate::changes::Change;
+use crate::clock::{Clock, ClockLimits};
 use crate::db::listening::Hearing;
 use crate::db::{self, Database};
 use crate::following::Whither;
@@ -22,7 +25,7 @@ use crate::spool::Spool;
 use crate::storage::{self, Reserve, Storage};
 use crate::variant::Uses;
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, following, sweep};
+use crate::{Error, following, identity, sweep};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -65,8 +68,14 @@ pub struct Options {
     pub looks: bool,
     /// What sweeping needs to know.
     pub sweep: sweep::Options,
+    /// How far clocks are believed.
+    pub clock: ClockLimits,
 }
 
+/// What uploads are told while it is not known whose the store is.
+const PAIRED_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// For a last word to the database.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Rules of namespaces, and presets, held in memory; each is a hundred bytes.
 const NAMESPACES_CACHED_MAX: usize = 10_000;
 
@@ -109,6 +118,13 @@ pub struct App {
     pub(crate) hearing: Hearing,
     pub(crate) whither: OnceLock<Whither>,
     pub(crate) moved_away: Notify,
+    /// Whether the store is known to belong to the database. False only after a start during which the store was away.
+    pub(crate) paired: AtomicBool,
+    pub(crate) clock: Clock,
+    /// Whether a sweep of the background runs in this process.
+    pub(crate) sweeping: AtomicBool,
+    /// Why the latest sweep has left things alone.
+    sweep_stopped: Mutex<Option<&'static str>>,
 }
 
 impl App {
@@ -122,6 +138,8 @@ impl App {
         let storage = Storage::open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
         let database = Database::open(&options.database, Arc::clone(&halt)).await?;
         following::check(&database).await?;
+        let clock = Clock::open(&database, options.clock).await?;
+        let paired = identity::settle_at_start(&database, &storage).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
         let concurrent_max = options.password_concurrent_max;
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
@@ -150,6 +168,10 @@ impl App {
             hearing: Hearing::new(&node),
             whither: OnceLock::new(),
             moved_away: Notify::new(),
+            paired: AtomicBool::new(paired),
+            clock,
+            sweeping: AtomicBool::new(false),
+            sweep_stopped: Mutex::new(None),
             node,
         });
         let listener = Arc::downgrade(&app);
@@ -186,6 +208,8 @@ impl App {
     /// Finishes what is queued and closes the database.
     pub async fn close(&self) {
         following::leave(self).await;
+        // A minute less is known without it.
+        let _ = tokio::time::timeout(CLOSING_MAX, self.clock.note(&self.database)).await;
         self.database.close().await;
     }
 
@@ -200,9 +224,67 @@ impl App {
     /// # Errors
     /// What stands in the way.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.halt.check()?;
+        self.check_trust()?;
         self.database.ping().await?;
         self.storage.ping().await
+    }
+
+    pub(crate) fn note_sweep_stopped(&self, why: Option<&'static str>) {
+        *self.sweep_stopped.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        metrics::gauge!("imagewell_sweep_stopped").set(if why.is_some() { 1.0 } else { 0.0 });
+    }
+
+    /// What an operator should look at although images can be stored and read; one sentence each, without names or paths.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let Some(why) = *self.sweep_stopped.lock().unwrap_or_else(PoisonError::into_inner) {
+            notices.push(format!("sweeping is stopped: {why}; the log says more"));
+        }
+        if self.clock.check_offset().is_err() {
+            notices.push("nothing is removed: this node's clock differs from the database's".into());
+        }
+        if self.clock.is_ahead_by().is_some() {
+            notices.push("removing is delayed: the clock is far ahead of the last time the database was in use".into());
+        }
+        notices
+    }
+
+    /// Brings back every blob of the trash that a version points at. Returns how many, and how many blobs stay in the trash.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the store does not belong to the database; [`Error::Busy`] when one of them can't be reached.
+    pub async fn restore_trash(&self, report: impl FnMut(&BlobKey)) -> Result<(u64, u64), Error> {
+        self.verify_identity().await?;
+        sweep::restore(&self.database, &self.storage, report).await
+    }
+
+    /// Reads again whether the store belongs to the database.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] says what is wrong and what to do; [`Error::Busy`] when one of them can't be reached.
+    pub async fn verify_identity(&self) -> Result<(), Error> {
+        identity::verify(&self.database, &self.storage).await.map(|_| ())
+    }
+
+    /// Whether what is stored now may be acknowledged. Asked before every upload, so it only looks at memory.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] after a storage failure; [`Error::Busy`] until the store is known to belong to the database.
+    pub(crate) fn check_trust(&self) -> Result<(), Error> {
+        self.halt.check()?;
+        if self.paired.load(Ordering::Relaxed) { Ok(()) } else { Err(Error::Busy { retry_after: PAIRED_AGAIN_AFTER }) }
+    }
+
+    /// After a start during which the store was away: asks it again whose it is. Halts when it is another database's.
+    pub(crate) async fn pair_when_possible(&self) {
+        if self.paired.load(Ordering::Relaxed) {
+            return;
+        }
+        match identity::settle_at_start(&self.database, &self.storage).await {
+            Ok(paired) => self.paired.store(paired, Ordering::Relaxed),
+            Err(error) => self.halt.trip(&error.to_string()),
+        }
     }
 
     /// Forgets what is cached of rights, rules and keys when any of them changed, here or in another process.

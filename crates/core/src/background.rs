@@ -25,6 +25,8 @@ const KEEPING_UP_MAX: Duration = Duration::from_secs(2);
 /// Pause before a background part that panicked starts again, so that a fault that repeats does not fill the log.
 const RESTARTED_AFTER: Duration = Duration::from_secs(1);
 
+/// Seconds between two comparisons of the clock with the database.
+const CLOCK_COMPARED_EVERY: u64 = 60;
 /// A worker that waits for longer ends.
 const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -120,6 +122,8 @@ impl App {
         loop {
             seconds.tick().await;
             ticks += 1;
+            self.pair_when_possible().await;
+            self.clock.trusted();
             if ticks.is_multiple_of(LOOKED_FOR_EVERY) {
                 // What another node has left.
                 self.looks.wake();
@@ -134,6 +138,11 @@ impl App {
                 && let Err(error) = sweep::remove_expired(&self).await
             {
                 tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
+            }
+            if ticks.is_multiple_of(CLOCK_COMPARED_EVERY)
+                && let Err(error) = self.clock.tick(&self.database).await
+            {
+                tracing::warn!(%error, "the clock could not be compared with the database; it is tried again");
             }
             if ticks.is_multiple_of(60) {
                 self.accounts.forget_old_attempts();

@@ -70,6 +70,27 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// How a renaming failed.
+#[derive(Debug)]
+pub(crate) enum RenameFailed {
+    /// The file has its old name.
+    NotDone(io::Error),
+    /// The file has its new name, and after a power cut either of both.
+    NotSynced(io::Error),
+}
+
+/// Gives a file another name on the same file system, making folders as needed. After a power cut it has one of both names.
+///
+/// # Errors
+/// What could not be done.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), RenameFailed> {
+    let (old, new) = (from.parent().unwrap_or(Path::new("/")), to.parent().unwrap_or(Path::new("/")));
+    make_folder(new).map_err(RenameFailed::NotDone)?;
+    std::fs::rename(from, to).map_err(RenameFailed::NotDone)?;
+    // The new name first: with the old one gone and the new one not there yet, the file would be lost.
+    sync_folder(new).and_then(|()| sync_folder(old)).map_err(RenameFailed::NotSynced)
+}
+
 /// Folders that are known to survive: one that somebody else has just made may not, yet.
 #[derive(Debug, Default)]
 pub(crate) struct Folders(Mutex<HashSet<PathBuf>>);

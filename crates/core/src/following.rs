@@ -12,7 +12,7 @@ use crate::db::moves::{self, MoveState, Side, Stage};
 use crate::db::{self, Refusal, Shut};
 use crate::model::Timestamp;
 use crate::moving::SEEN_WITHIN;
-use crate::{Error, storage};
+use crate::{Error, identity, storage};
 
 /// Finds out where the data has moved to, if this process can know it.
 pub struct Whither(Box<dyn Fn() -> Option<(db::Place, storage::Place)> + Send + Sync>);
@@ -153,6 +153,11 @@ pub(crate) async fn leave(app: &App) {
     }
 }
 
+async fn switch_database(app: &App, place: &db::Place) -> Result<(), Error> {
+    app.database.switch_to(place, Arc::clone(&app.halt)).await?;
+    identity::verify(&app.database, &app.storage).await.map(|_| ())
+}
+
 /// Opens the new database and store in the place of the old ones. False where they aren't known: then the process leaves, writes are told to come
 /// back, and whoever starts it again has the new settings.
 async fn go_on_elsewhere(app: &Arc<App>) -> bool {
@@ -160,7 +165,7 @@ async fn go_on_elsewhere(app: &Arc<App>) -> bool {
     let switched = match app.whither.get().and_then(|Whither(ask)| ask()) {
         None => Err(Error::invalid("nobody has told this process where to")),
         Some((database, storage)) => match app.storage.switch_to(&storage, Arc::clone(&app.halt)) {
-            Ok(()) => app.database.switch_to(&database, Arc::clone(&app.halt)).await,
+            Ok(()) => switch_database(app, &database).await,
             Err(error) => Err(error),
         },
     };

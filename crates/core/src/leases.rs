@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use crate::app::App;
-use crate::model::Timestamp;
 use crate::{Error, db};
 
 /// Takes a lease for so long, or makes one that is held last longer. False when another node has it.
@@ -19,7 +18,7 @@ async fn take_as(app: &App, name: String, holder: String, lasts: Duration) -> Re
     if !app.database.is_shared() {
         return Ok(true);
     }
-    let now = Timestamp::now();
+    let now = app.clock.now();
     app.database
         .write(move |connection| {
             Box::pin(async move { db::leases::take(connection, &name, &holder, now.plus(lasts), now).await })
@@ -27,13 +26,31 @@ async fn take_as(app: &App, name: String, holder: String, lasts: Duration) -> Re
         .await
 }
 
-/// As [`take`], but not one that this node has itself: for what is to be done once in a while by anybody.
+/// A lease that this process can lose to itself: for what is to be done once in a while by anybody.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    name: String,
+    holder: String,
+}
+
+/// As [`take`], but not one that this node has itself. None when anybody has it.
 ///
 /// # Errors
 /// As [`take`].
-pub(crate) async fn take_free(app: &App, name: String, lasts: Duration) -> Result<bool, Error> {
+pub(crate) async fn take_free(app: &App, name: String, lasts: Duration) -> Result<Option<Lease>, Error> {
     let holder = uuid::Uuid::now_v7().to_string();
-    take_as(app, name, holder, lasts).await
+    let taken = take_as(app, name.clone(), holder.clone(), lasts).await?;
+    Ok(taken.then_some(Lease { name, holder }))
+}
+
+impl Lease {
+    /// Makes it last so long from now on; zero gives it back. False when somebody else has it by now.
+    ///
+    /// # Errors
+    /// As [`take`].
+    pub(crate) async fn extend(&self, app: &App, lasts: Duration) -> Result<bool, Error> {
+        take_as(app, self.name.clone(), self.holder.clone(), lasts).await
+    }
 }
 
 /// Lets others have it before its time is over.

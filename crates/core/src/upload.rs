@@ -183,7 +183,7 @@ pub async fn admit_in_turn(app: &Arc<App>, request: Request, turn: Turn) -> Resu
 
 async fn check(app: &App, request: &Request) -> Result<(), Error> {
     access::check(&request.actor, request.target.action())?;
-    app.halt.check()?;
+    app.check_trust()?;
     match request.target {
         Target::Application { id: Some(id), .. } if db::images::exists(&app.database, id).await? => Err(Error::Conflict),
         _ => Ok(()),

@@ -288,7 +288,7 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
         })
         .await?;
     let within = app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max;
-    let due = app.database.is_shared() && leases::take_free(app, COUNT_LEASE.to_owned(), COUNTED_EVERY).await?;
+    let due = app.database.is_shared() && leases::take_free(app, COUNT_LEASE.to_owned(), COUNTED_EVERY).await?.is_some();
     if within && !due {
         return Ok(());
     }

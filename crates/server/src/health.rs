@@ -16,12 +16,13 @@ pub async fn alive() -> &'static str {
 
 /// Images can be stored and read
 ///
-/// Fails while draining after SIGTERM, and for good after a storage failure.
+/// Fails while draining after SIGTERM, and for good after a storage failure. Further lines say what an operator should look at although
+/// images can be stored and read.
 #[utoipa::path(get, path = "/readyz", tag = "Operation",
     responses((status = 200, description = "`ready`", content_type = "text/plain"), (status = 503, description = "Not ready")))]
 pub async fn ready(State(service): State<Service>) -> Response {
     match service.ready().await {
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => service.app.notices().iter().fold("ready\n".to_owned(), |said, notice| said + notice + "\n").into_response(),
         Err(error) => {
             tracing::warn!(?error, "not ready");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready to store and read images").into_response()

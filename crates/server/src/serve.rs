@@ -12,7 +12,7 @@ use imagewell_core::accounts::SessionLimits;
 use imagewell_core::app::Options;
 use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
-use imagewell_core::{App, DatabasePlace, Error, Patience, sweep};
+use imagewell_core::{App, ClockLimits, DatabasePlace, Error, Patience, sweep};
 use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -149,8 +149,13 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),
             undo: Duration::from_secs(settings.sweep.undo_seconds),
+            trash: Duration::from_secs(settings.sweep.trash_seconds),
             orphans_percent_max: settings.sweep.orphans_percent_max,
             orphans_always: settings.sweep.orphans_always,
+        },
+        clock: ClockLimits {
+            jump_max: Duration::from_secs(settings.sweep.clock_jump_seconds_max),
+            offset_max: Duration::from_secs(settings.sweep.clock_offset_seconds_max),
         },
     }
 }

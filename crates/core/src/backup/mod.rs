@@ -27,7 +27,7 @@ use crate::halt::Halt;
 use crate::model::{BlobKey, Digest, Timestamp};
 use crate::storage::backup_folder::{self, BackupFolder, SnapshotFolder};
 use crate::storage::{self, Reserve, Storage};
-use crate::{Error, following};
+use crate::{Error, following, identity};
 
 /// Damaged blobs after which a backup is given up: that many are lost with a volume that isn't
 /// mounted or by a wrong address, and not by a disk that ages.
@@ -108,6 +108,7 @@ pub async fn run(plan: Plan, report: impl Fn(Progress) + Send + Sync) -> Result<
     let source = open_source(&plan).await?;
     let folder = BackupFolder::open_to_write(&plan.folder)?;
     let from = open_store(&plan.from_storage, folder.spool())?;
+    identity::settle(&source, &from).await?;
     let unfinished = folder.unfinished()?;
     let mut making = Making::begin(source, from, &plan, &folder).await?;
     making.rows(&report).await?;

@@ -11,7 +11,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use super::manifest::Manifest;
 use super::pruning::manifest_of;
 use super::{Damaged, Progress, READERS, leave_out, open_store, tables};
-use crate::Error;
 use crate::copy::{self, BLOBS_AT_ONCE, Copied, Known, Limit, PAGE};
 use crate::db::copying::{self, Snapshot};
 use crate::db::images::BlobToCopy;
@@ -21,8 +20,9 @@ use crate::following::RESTORING;
 use crate::model::Timestamp;
 use crate::moving::SEEN_WITHIN;
 use crate::storage::backup_folder::{BackupFolder, Scratch, SnapshotFolder};
-use crate::storage::{self, Storage};
+use crate::storage::{self, Storage, Stored};
 use crate::verify::{self, Condition};
+use crate::{Error, identity};
 
 /// What to restore, and where to.
 #[derive(Debug, Clone)]
@@ -152,6 +152,8 @@ pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync)
         return Err(unfinished(&damaged));
     }
     leave_out(&target, damaged.iter().map(|damaged| damaged.key.clone()).collect()).await?;
+    // Whoever used the store before is refused from now on.
+    identity::pair_anew(&target, &to).await?;
     conclude(&target).await?;
     target.close().await;
     let snapshot = opened.snapshot.name().to_owned();
@@ -237,6 +239,13 @@ impl Opened {
                 newest.to_rfc3339()
             ));
         }
+        if refusal.is_none() && !plan.keep_store && self.belongs_to_another(plan).await? {
+            refusal = Some(
+                "the store belongs to a database. Where that one is lost, take its store over with --keep-store; else it is in use: name an \
+                 empty store in storage_url"
+                    .into(),
+            );
+        }
         let (snapshot, manifest) = (self.snapshot.name().to_owned(), self.manifest.clone());
         Ok(Outlook { snapshot, manifest, here, unknown_blobs, refusal })
     }
@@ -296,6 +305,22 @@ impl Opened {
         )
     }
 
+    /// Whether the store bears the identity of another database than the one that is configured.
+    async fn belongs_to_another(&self, plan: &RestorePlan) -> Result<bool, Error> {
+        if matches!(&plan.to_storage, storage::Place::Folder(store) if !store.exists()) {
+            return Ok(false);
+        }
+        let Some(borne) = open_store(&plan.to_storage, plan.spool_folder.clone())?.identity().await? else {
+            return Ok(false);
+        };
+        let Some((database, _)) = Database::open_as_it_is(&plan.to_database, Arc::default()).await? else {
+            return Ok(true);
+        };
+        let own = db::identity::find(&database).await?;
+        database.close().await;
+        Ok(own.is_none_or(|own| own.id != borne.id))
+    }
+
     /// How many blobs the store has that the snapshot doesn't, and when the newest of them came.
     async fn look_at_store(&self, plan: &RestorePlan) -> Result<(u64, Timestamp), Error> {
         if let storage::Place::Folder(store) = &plan.to_storage {
@@ -309,7 +334,7 @@ impl Opened {
         let store = open_store(&plan.to_storage, plan.spool_folder.clone())?;
         let (mut unknown, mut newest, mut listed) = (0, Timestamp(0), store.list());
         while let Some(stored) = listed.next().await {
-            let stored = stored?;
+            let Stored::Blob(stored) = stored? else { continue };
             if !db::images::blob_is_used(&self.rows, &stored.key).await? {
                 unknown += 1;
                 newest = newest.max(stored.modified);
@@ -375,6 +400,8 @@ async fn conclude(target: &Database) -> Result<(), Error> {
         |connection| {
             Box::pin(async move {
                 copying::raise_generation(connection).await?;
+                // What became due since the snapshot is due.
+                db::clock::set_seen(connection, Timestamp::now()).await?;
                 moves::delete(connection, Side::Target).await
             })
         },

@@ -7,6 +7,9 @@ use crate::model::{BlobKey, Timestamp};
 
 /// Rows with bytes that are to be removed. A moment says whose time is over.
 pub(crate) trait Doomed: Sized + Send + Sync + 'static {
+    /// What they are called in the log.
+    const NAME: &'static str;
+
     /// Some of them, by index.
     fn page(database: &Database, until: Timestamp, count: u32) -> impl Future<Output = Result<Vec<Self>, Error>> + Send;
 

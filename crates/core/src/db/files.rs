@@ -185,6 +185,8 @@ pub(super) async fn finish(connection: &mut Connection, id: ImageId, changed: u6
 }
 
 impl Doomed for PastUndo {
+    const NAME: &'static str = "deleted versions";
+
     async fn page(database: &Database, deleted_until: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
         let rows: Vec<(String, i64, String, i64)> =
             query(PAST_UNDO).bind(deleted_until.0).bind(i64::from(count)).fetch_all(database).await?;

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use imagewell_imaging::transform::Crop;
 use imagewell_imaging::{Facts, Format, Orientation};
 
@@ -9,6 +11,9 @@ use crate::model::{
     AccountId, Acl, ActionKey, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, OrgId, State,
     Timestamp, Version,
 };
+
+/// As many as `BLOBS_KNOWN` has places for.
+const KEYS_AT_ONCE: usize = 32;
 
 /// An image with one of its versions; what stands behind says which.
 macro_rules! select_image {
@@ -61,6 +66,8 @@ statements! {
     ALL_VERSIONS = select_image!("WHERE i.id = $1 AND v.deleted_us IS NULL ORDER BY v.number DESC LIMIT $2");
     SET_FOCUS = "UPDATE images SET focus_x = $2, focus_y = $3 WHERE id = $1";
     EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
+    BLOBS_KNOWN = "SELECT blob_key FROM versions WHERE blob_key IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
+        $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
     BLOB_KEYS = "SELECT blob_key, size_bytes, digest FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2";
     COUNT = "SELECT COUNT(*) FROM images";
@@ -268,6 +275,18 @@ pub(crate) async fn exists(database: &Database, id: ImageId) -> Result<bool, Err
 /// Whether a version points at these bytes.
 pub(crate) async fn blob_is_used(database: &Database, key: &BlobKey) -> Result<bool, Error> {
     count(database, BLOB_EXISTS, key.as_str()).await
+}
+
+/// Those of these bytes that a version points at.
+pub(crate) async fn known_blobs(database: &Database, keys: &[BlobKey]) -> Result<HashSet<BlobKey>, Error> {
+    let mut known = HashSet::new();
+    for page in keys.chunks(KEYS_AT_ONCE) {
+        // A short page asks for its last key more than once.
+        let asked = page.iter().chain(std::iter::repeat_n(&page[page.len() - 1], KEYS_AT_ONCE - page.len()));
+        let statement = asked.fold(query(BLOBS_KNOWN), |statement, key| statement.bind(key.as_str()));
+        known.extend(statement.fetch_values::<String>(database).await?.into_iter().map(BlobKey::from_stored));
+    }
+    Ok(known)
 }
 
 /// A page of all blobs that rows point at, in key order.

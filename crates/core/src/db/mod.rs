@@ -6,10 +6,12 @@
 
 pub(crate) mod accounts;
 pub(crate) mod avatars;
+pub(crate) mod clock;
 pub(crate) mod copying;
 pub(crate) mod doomed;
 pub(crate) mod files;
 pub(crate) mod holdings;
+pub(crate) mod identity;
 pub(crate) mod images;
 pub(crate) mod keys;
 pub(crate) mod leases;
@@ -51,6 +53,7 @@ pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
 use crate::halt::Halt;
+use crate::model::Timestamp;
 
 /// Which database.
 #[derive(Clone)]
@@ -283,6 +286,14 @@ impl Database {
         }
     }
 
+    /// What the database's own clock says; none where it has none of its own.
+    pub(crate) async fn clock(&self) -> Result<Option<Timestamp>, Error> {
+        match &*self.engine() {
+            Engine::Sqlite(_) => Ok(None),
+            Engine::Postgres(postgres) => postgres.clock().await.map(Some),
+        }
+    }
+
     /// Finishes what is queued and closes it.
     pub async fn close(&self) {
         match &*self.engine() {
@@ -321,12 +332,14 @@ fn failed(error: &sqlx::Error, doing: &str) -> Error {
 
 /// Every statement by its module.
 #[cfg(test)]
-fn all_statements() -> [(&'static str, &'static [query::Sql]); 14] {
+fn all_statements() -> [(&'static str, &'static [query::Sql]); 16] {
     [
         ("accounts", accounts::ALL),
         ("avatars", avatars::ALL),
+        ("clock", clock::ALL),
         ("files", files::ALL),
         ("holdings", holdings::ALL),
+        ("identity", identity::ALL),
         ("images", images::ALL),
         ("keys", keys::ALL),
         ("leases", leases::ALL),

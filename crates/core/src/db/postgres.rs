@@ -16,6 +16,7 @@ use super::migrations::migrate;
 use super::{Connection, Link, Schema, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
+use crate::model::Timestamp;
 
 /// Where nodes tell each other what has changed.
 pub(super) const CHANNEL: &str = "imagewell";
@@ -207,6 +208,12 @@ impl Postgres {
             Ok(told) => told.map_err(|error| read_failed(&error)),
             Err(_) => Err(too_slow()),
         }
+    }
+
+    /// What the server's clock says.
+    pub(super) async fn clock(&self) -> Result<Timestamp, Error> {
+        let now = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+        self.read(true, |connection| Box::pin(sqlx::query_scalar::<_, i64>(now).fetch_one(connection))).await.map(Timestamp)
     }
 
     /// A trivial read, once.

@@ -113,6 +113,8 @@ pub(crate) async fn claim(
 }
 
 impl Doomed for Expired {
+    const NAME: &'static str = "pictures that nobody took";
+
     async fn page(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Self>, Error> {
         let rows: Vec<(i64, String, String, i64)> = query(EXPIRED).bind(now.0).bind(i64::from(count)).fetch_all(database).await?;
         let expired = |(number, image, key, size)| Self { number, image, bytes: DoomedBytes::new(key, size) };

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::changes::{Braking, Pace};
-use crate::Error;
 use crate::copy::{self, Limit};
 use crate::db::copying::{self, Snapshot, TABLES};
 use crate::db::moves::{self, MoveState, Side, Stage};
@@ -21,6 +20,7 @@ use crate::db::{self, Database, Refusal, triggers};
 use crate::halt::Halt;
 use crate::model::Timestamp;
 use crate::storage::{self, Storage};
+use crate::{Error, identity};
 
 /// A node that wasn't seen for longer is gone.
 pub(crate) const SEEN_WITHIN: Duration = Duration::from_secs(15);
@@ -120,8 +120,10 @@ impl Move {
         let reserve = storage::Reserve { bytes_min: 0, inodes_min: 0 };
         let open = |place| Storage::open(place, plan.spool_folder.clone(), Arc::clone(&halt), reserve).map(Arc::new);
         let (from, to) = (open(&plan.from_storage)?, open(&plan.to_storage)?);
-        to.probe().await?;
         let state = state(&source, &target).await?;
+        identity::settle(&source, &from).await?;
+        identity::settle_target(&source, &target, &to, plan.from_storage.is_same(&plan.to_storage)).await?;
+        to.probe().await?;
         let report = Box::new(report);
         let summary = Summary::default();
         let is_live = moves::find(&target, Side::Target).await?.is_some_and(|there| there.stage == Stage::Live);
@@ -203,6 +205,9 @@ impl Move {
             in_time()?;
         }
         self.count().await?;
+        if self.plan.from_storage.is_same(&self.plan.to_storage) {
+            identity::take_over_mark(&self.target, &self.to).await?;
+        }
         in_time()?;
         hand_over()
     }

@@ -1,5 +1,5 @@
-//! Blobs in a bucket. Of the S3 protocol only what every server of it knows is used: PUT, GET with ranges, HEAD, DELETE of one object,
-//! LIST version 2, and multipart uploads.
+//! Blobs in a bucket. Of the S3 protocol only what every server of it knows is used: PUT, GET with ranges, HEAD, COPY and DELETE of one
+//! object, LIST version 2, and multipart uploads.
 //!
 //! The store may be away for a while: each request is tried again for some seconds, and then its caller is told to come back. A put
 //! whose answer was lost may have been done; nobody knows its key, so that does no harm.
@@ -89,6 +89,10 @@ impl Bucket {
         &*self.store
     }
 
+    pub(super) fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
     pub(super) fn address(&self, key: &BlobKey) -> String {
         format!("{}/{}", self.url.as_str().trim_end_matches('/'), key.as_str())
     }
@@ -170,6 +174,9 @@ impl Bucket {
         if whole != "probe" || part != "ro" || listed.len() != 1 {
             return Err(Error::Internal { detail: format!("the bucket {} gives back something else than it took", self.url) });
         }
+        let copy = StorePath::from(format!("{}-copy", key.as_str()));
+        self.store.copy(&path, &copy).await.map_err(refused("copy an object (CopyObject)"))?;
+        self.store.delete(&copy).await.map_err(refused("remove an object (DELETE)"))?;
         let mut parts =
             self.store.put_multipart(&path).await.map_err(refused("begin an upload in parts (CreateMultipartUpload)"))?;
         parts.abort().await.map_err(refused("forget an upload in parts (AbortMultipartUpload)"))?;

@@ -19,8 +19,9 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
+use super::identity::IDENTITY;
 use crate::Error;
-use crate::durable::{self, Folders, make_folder};
+use crate::durable::{self, Folders, RenameFailed, make_folder};
 use crate::halt::Halt;
 use crate::model::BlobKey;
 use crate::spool::Content;
@@ -105,6 +106,38 @@ impl LocalDisk {
             }
             Err(error) => Err(self.put_failed(&generic(error))),
         }
+    }
+
+    /// Gives a file another name in the same store, durably. False when it isn't there.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be renamed; a failed sync trips the halt.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<bool, Error> {
+        let (from, to) = (self.root.join(from), self.root.join(to));
+        let renamed = tokio::task::spawn_blocking(move || durable::rename(&from, &to)).await;
+        match renamed.map_err(|error| Error::internal("renaming a blob", &error))? {
+            Ok(()) => Ok(true),
+            Err(RenameFailed::NotDone(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(RenameFailed::NotDone(error)) => Err(Error::internal("renaming a blob", &error)),
+            Err(RenameFailed::NotSynced(error)) => {
+                self.halt.trip(&format!("syncing a folder after a renaming failed: {error}"));
+                Err(Error::internal("syncing a folder", &error))
+            }
+        }
+    }
+
+    /// Removes the folders of a file that is gone, as far as they are empty, up to this folder of the root and without it.
+    pub(super) async fn remove_empty_folders(&self, file: &str, below: &str) {
+        let (file, below) = (self.root.join(file), self.root.join(below));
+        let removed = tokio::task::spawn_blocking(move || {
+            for folder in file.ancestors().skip(1).take_while(|folder| folder.starts_with(&below) && *folder != below) {
+                // Not empty, as a rule.
+                if std::fs::remove_dir(folder).is_err() {
+                    return;
+                }
+            }
+        });
+        let _ = removed.await;
     }
 
     async fn put_in_parts(&self, path: &StorePath, content: &Content) -> object_store::Result<()> {
@@ -216,7 +249,13 @@ fn is_staging_file(root: &Path, path: &Path) -> bool {
         return false;
     };
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    is_number && (BlobKey::is_well_formed(name) || is_rendering(name))
+    is_number && (BlobKey::is_well_formed(name) || is_rendering(name) || name == IDENTITY)
+}
+
+/// Whether a file has the name of a blob or of a rendering.
+pub(super) fn is_ours(root: &Path, path: &Path) -> bool {
+    let name = path.strip_prefix(root).ok().and_then(Path::to_str);
+    name.is_some_and(|name| BlobKey::is_well_formed(name) || is_rendering(name) && !name.starts_with("variants/probe-"))
 }
 
 fn is_rendering(name: &str) -> bool {
@@ -313,6 +352,8 @@ mod tests {
             (format!("{key}#1"), true),
             (format!("{key}#17"), true),
             (format!("{rendering}#1"), true),
+            (".imagewell#1".to_owned(), true),
+            (".imagewell".to_owned(), false),
             (key.to_owned(), false),
             (rendering.to_owned(), false),
             (format!("{key}#"), false),

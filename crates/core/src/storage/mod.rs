@@ -5,7 +5,10 @@
 
 pub(crate) mod backup_folder;
 mod bucket;
+mod identity;
+mod listing;
 mod local;
+mod trash;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,19 +16,22 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use self::bucket::Bucket;
 pub use self::bucket::BucketPlace;
+pub(crate) use self::identity::StoreIdentity;
+pub(crate) use self::listing::{Stored, StoredBlob};
 pub(crate) use self::local::Leftover;
 use self::local::LocalDisk;
+pub(crate) use self::trash::Trashed;
 use crate::Error;
 use crate::durable::make_folder;
 use crate::halt::Halt;
-use crate::model::{BlobKey, Timestamp, Version};
+use crate::model::{BlobKey, Version};
 use crate::spool::Content;
 
 /// Variants stand beside the namespaces; no namespace may have this name.
@@ -61,14 +67,6 @@ pub struct Storage {
 enum Backend {
     Local(LocalDisk),
     Bucket(Bucket),
-}
-
-/// A blob as the store lists it.
-#[derive(Debug)]
-pub(crate) struct StoredBlob {
-    pub(crate) key: BlobKey,
-    pub(crate) size_bytes: u64,
-    pub(crate) modified: Timestamp,
 }
 
 impl Backend {
@@ -263,35 +261,6 @@ impl Storage {
             self.delete(&BlobKey::from_stored(variant.location.to_string())).await?;
         }
         Ok(())
-    }
-
-    /// All blobs of the namespaces, variants excepted. What lies there under other names than ours isn't listed: others put it there.
-    pub(crate) fn list(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
-        self.listed(None, false)
-    }
-
-    /// All renderings.
-    pub(crate) fn list_variants(&self) -> BoxStream<'_, Result<StoredBlob, Error>> {
-        self.listed(Some(&StorePath::from(VARIANTS)), true)
-    }
-
-    fn listed(&self, below: Option<&StorePath>, variants: bool) -> BoxStream<'_, Result<StoredBlob, Error>> {
-        self.backend()
-            .store()
-            .list(below)
-            .map_err(|error| self.failed("listing the store", &error))
-            .try_filter(move |meta| {
-                let key = meta.location.as_ref();
-                let namespace = key.split('/').next();
-                let is_wanted = (namespace == Some(VARIANTS)) == variants && (variants || BlobKey::is_well_formed(key));
-                std::future::ready(is_wanted)
-            })
-            .map_ok(|meta| StoredBlob {
-                key: BlobKey::from_stored(meta.location.to_string()),
-                size_bytes: meta.size,
-                modified: Timestamp(meta.last_modified.timestamp_micros()),
-            })
-            .boxed()
     }
 
     /// Staging files that a crash left behind, older than the grace period. A bucket's are removed by its own lifecycle rule.

@@ -39,6 +39,8 @@ pub(super) async fn run(settings: Settings, blobs: bool) -> Outcome {
         Err(error) => report("data", Err(error)),
         Ok(service) => {
             report("database", service.app.database.ping().await.map(|()| format!("{database} opens and is up to date")));
+            let identity = service.app.verify_identity().await;
+            report("identity", identity.map(|()| "the store belongs to this database".into()));
             report("store", service.app.storage.probe().await.map(|()| format!("{store} takes, keeps and gives back bytes")));
             if let Some(provider) = &service.provider {
                 let fetched = provider.fetch().await.map_err(|detail| Error::Internal { detail });

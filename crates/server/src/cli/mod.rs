@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 misused, 74 storage failed while serving, 78 faulty settings (sysexits.h).
 
+mod adopt;
 mod backup;
 mod check;
 mod demo;
@@ -60,13 +61,27 @@ enum Command {
         #[command(flatten)]
         flags: SettingFlags,
     },
-    /// Remove deleted versions past their undo window, blobs without a row, staging files and ended sessions, as the service does by itself every hour
+    /// Remove deleted versions past their undo window, blobs that were in the trash for long enough, staging files and ended sessions, and move blobs without a row to
+    /// the trash, as the service does by itself every hour
     Sweep {
         /// Only say what would be removed, and why
         #[arg(long)]
         dry_run: bool,
-        /// Remove also what stopped a sweep: more blobs without a row than sweep.orphans_percent_max allows
+        /// Go on although a sweep was stopped: more blobs without a row than sweep.orphans_percent_max allows, a clock that is far ahead, or another
+        /// database's mark on the store
         #[arg(long, conflicts_with = "dry_run")]
+        confirm: bool,
+        /// Only bring blobs back from the trash: those that an image points at
+        #[arg(long, conflicts_with_all = ["dry_run", "confirm"])]
+        restore_trash: bool,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// Pair a database and a store that the service refuses, once you are sure that they belong together. Shows what both hold, and changes nothing
+    /// unless all of it matches
+    Adopt {
+        /// Pair them although they do not match
+        #[arg(long)]
         confirm: bool,
         #[command(flatten)]
         flags: SettingFlags,
@@ -162,11 +177,13 @@ pub fn run() -> ExitCode {
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
         Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
+        Command::Adopt { confirm, flags } => with_settings(flags, async move |settings| adopt::run(settings, confirm).await),
         Command::Migrate { migrate, flags } => with_settings(flags, async move |settings| migrate::run(settings, migrate).await),
         Command::Backup { backup, flags } => with_settings(flags, async move |settings| backup::run(settings, backup).await),
         Command::Restore { restore, flags } => with_settings(flags, async move |settings| restore::run(settings, restore).await),
         Command::Keys { action, flags } => with_settings(flags, async move |settings| keys::run(settings, action).await),
-        Command::Sweep { dry_run, confirm, flags } => {
+        Command::Sweep { restore_trash: true, flags, .. } => with_settings(flags, sweep::restore_trash),
+        Command::Sweep { dry_run, confirm, flags, .. } => {
             let mode = sweep::mode(dry_run, confirm);
             with_settings(flags, async move |settings| sweep::run(settings, mode).await)
         }

@@ -27,9 +27,26 @@ pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
         }
         Finding::Orphan { key, size_bytes, modified } => {
             let since = httpdate::fmt_http_date(modified.to_system_time());
-            let verb = if stopped { "would remove" } else { verb };
-            println!("{verb} {} ({size_bytes} bytes): no image points at it, and it lies there since {since}", key.as_str());
+            let verb = if stopped || mode == Mode::DryRun { "would move" } else { "moved" };
+            println!(
+                "{verb} {} ({size_bytes} bytes) to the trash: no image points at it, and it is there since {since}",
+                key.as_str()
+            );
         }
+        Finding::Deleted { key, size_bytes, since } => {
+            let since = httpdate::fmt_http_date(since.to_system_time());
+            println!("{verb} {} ({size_bytes} bytes) from the trash: it was there since {since}", key.as_str());
+        }
+        Finding::BroughtBack { key } => {
+            let verb = if mode == Mode::DryRun { "would bring" } else { "brought" };
+            println!("{verb} {} back from the trash: an image points at it", key.as_str());
+        }
+        Finding::Failed { key, why } => eprintln!("left {}: {why}", key.as_str()),
+        Finding::ClockAhead(ahead) => eprintln!(
+            "the clock is {} s ahead of the last time this database was in use: what has become due since then is left alone. \
+             If the clock is right: imagewell sweep --confirm",
+            ahead.as_secs()
+        ),
         Finding::StrayVariant { key, size_bytes } => {
             println!("{verb} {} ({size_bytes} bytes): a rendering that is not counted among those that are kept", key.as_str());
         }
@@ -47,11 +64,14 @@ pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
     .await
     .map_err(explained)?;
     println!(
-        "{} blobs looked at; {verb} {} expired pictures, {} deleted versions, {} orphans, {} stray renderings, {} staging files, {} sessions, {} bytes",
+        "{} blobs looked at; {} others' files left alone; {verb} {} expired pictures, {} deleted versions, {} orphans (to the trash), \
+         {} blobs of the trash, {} stray renderings, {} staging files, {} sessions, {} bytes",
         summary.blobs,
+        summary.foreign,
         summary.expired,
         summary.versions,
         if summary.stopped { 0 } else { summary.orphans },
+        summary.deleted,
         summary.variants,
         summary.leftovers,
         summary.sessions,
@@ -61,10 +81,20 @@ pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
     Ok(if summary.stopped { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Brings back what the trash has of images that are there.
+pub(super) async fn restore_trash(settings: Settings) -> Outcome {
+    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let restored = service.app.restore_trash(|key| println!("brought {} back from the trash", key.as_str())).await;
+    let (brought_back, others) = restored.map_err(explained)?;
+    println!("{brought_back} blobs brought back; {others} stay in the trash, because no image points at them");
+    service.app.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn refusal(orphans: u64, blobs: u64) -> String {
     format!(
         "{orphans} of {blobs} blobs have no row in this database. That is more than uploads that were cut off leave behind, so none of them \
-         is removed.\nIs this the store of this database, and the newest state of it? If not, correct database_url or storage_url, or \
-         restore the newer database. If it is, remove them with: imagewell sweep --confirm"
+         is moved to the trash.\nIs this the store of this database, and the newest state of it? If not, correct database_url or storage_url, or \
+         restore the newer database. If it is, move them there with: imagewell sweep --confirm"
     )
 }

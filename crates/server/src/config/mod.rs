@@ -214,6 +214,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
     fault(settings.database.connections_max.get() < 5, "database.connections_max: at least 5");
     fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
+    // Below what an upload takes, sweeping would remove bytes whose row is on its way.
+    fault(settings.sweep.grace_seconds < 3600, "sweep.grace_seconds: at least 3600");
+    fault(settings.sweep.trash_seconds < 3600, "sweep.trash_seconds: at least 3600");
     let link_ttl_max = imagewell_core::keys::LINK_TTL_MAX.as_secs();
     fault(
         !(1..=link_ttl_max).contains(&settings.file_service.link_ttl_seconds),

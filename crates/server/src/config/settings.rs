@@ -298,14 +298,21 @@ settings! {
     sweep: SweepSettings {
         /// Seconds between two sweeps in the background, and before the first one after a start.
         interval_seconds: u64 = "3600";
-        /// Seconds for which a blob without a row is left alone. Longer than any upload takes.
+        /// Seconds for which a blob without a row is left alone. Longer than any upload takes, and at least 3600.
         grace_seconds: u64 = "86400";
         /// Seconds for which a deleted version can be restored. Its bytes go with the next sweep after that.
         undo_seconds: u64 = "604800";
-        /// Percent of all blobs that a sweep removes at most because no row points at them. Beyond that it removes none of them and raises an alarm, until `imagewell sweep --confirm`.
+        /// Seconds for which a blob without a row stays in the trash before it is removed for good. At least 3600.
+        trash_seconds: u64 = "604800";
+        /// Percent of all blobs that a sweep moves to the trash at most because no row points at them. Beyond that it moves none of them and raises an alarm, until `imagewell sweep --confirm`.
         orphans_percent_max: u32 = "5";
-        /// So many blobs without a row are removed whatever their share, as long as some blob has a row.
+        /// So many blobs without a row are moved to the trash whatever their share, as long as some blob has a row.
         orphans_always: u64 = "100";
+        /// Seconds by which the clock may be ahead of the last moment at which the database was in use. What has become due by a clock that is further ahead
+        /// is removed as time passes, at twice the speed, and not at once.
+        clock_jump_seconds_max: u64 = "600";
+        /// Seconds by which a node's clock may differ from PostgreSQL's before that node removes nothing.
+        clock_offset_seconds_max: u64 = "60";
     }
 
     /// Serving images.

@@ -112,6 +112,51 @@ impl Data {
     pub fn database_url(&self) -> &str {
         &self.outgrown.as_ref().expect("a database").database_url
     }
+
+    /// Opens a service that doesn't listen.
+    pub async fn open(&self, overrides: &[(&str, &str)]) -> Result<Service, imagewell_core::Error> {
+        let mut settings = Settings::default();
+        let data_dir = self.folder.path().to_string_lossy().into_owned();
+        // Cheap hashes: the real costs are tested where they matter.
+        let base = [
+            ("listen", "127.0.0.1:0"),
+            ("data_dir", &data_dir),
+            ("passwords.memory_kib", "8"),
+            ("passwords.passes", "1"),
+            ("storage.free_bytes_min", "0"),
+            ("storage.free_inodes_min", "0"),
+        ];
+        let outgrown = self.outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
+        let outgrown: Vec<(&str, &str)> = outgrown.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        for (key, value) in base.iter().chain(&outgrown).chain(overrides) {
+            settings.set(key, value).unwrap_or_else(|| panic!("no setting {key}")).unwrap_or_else(|hint| panic!("{key}: {hint}"));
+        }
+        Service::open(settings, program()).await
+    }
+
+    /// Where the blobs lie as files.
+    pub fn blobs(&self) -> PathBuf {
+        self.outgrown.as_ref().map_or_else(|| self.folder.path().join("blobs"), |outgrown| outgrown.blobs().to_owned())
+    }
+
+    /// The store, as another service may be told of it.
+    pub fn storage_url(&self) -> String {
+        let bucket = self.outgrown.as_ref().map(|outgrown| format!("s3://{}", outgrown.bucket.name));
+        bucket.unwrap_or_else(|| format!("file://{}", self.blobs().display()))
+    }
+
+    /// Changes rows behind the service's back.
+    pub async fn execute(&self, sql: &'static str) {
+        if let Some(outgrown) = &self.outgrown {
+            let pool = sqlx::PgPool::connect(&outgrown.database_url).await.expect("database");
+            sqlx::query(sql).execute(&pool).await.expect("done");
+            return pool.close().await;
+        }
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.folder.path().join("imagewell.db"));
+        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+        sqlx::query(sql).execute(&pool).await.expect("done");
+        pool.close().await;
+    }
 }
 
 /// A running service on data of its own.
@@ -134,23 +179,7 @@ impl TestApp {
     }
 
     pub async fn on(data: Arc<Data>, overrides: &[(&str, &str)]) -> Self {
-        let mut settings = Settings::default();
-        let data_dir = data.folder.path().to_string_lossy().into_owned();
-        // Cheap hashes: the real costs are tested where they matter.
-        let base = [
-            ("listen", "127.0.0.1:0"),
-            ("data_dir", &data_dir),
-            ("passwords.memory_kib", "8"),
-            ("passwords.passes", "1"),
-            ("storage.free_bytes_min", "0"),
-            ("storage.free_inodes_min", "0"),
-        ];
-        let outgrown = data.outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
-        let outgrown: Vec<(&str, &str)> = outgrown.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        for (key, value) in base.iter().chain(&outgrown).chain(overrides) {
-            settings.set(key, value).unwrap_or_else(|| panic!("no setting {key}")).unwrap_or_else(|hint| panic!("{key}: {hint}"));
-        }
-        let service = Service::open(settings, program()).await.expect("opens");
+        let service = data.open(overrides).await.expect("opens");
         provision::apply(&service.app, plan()).await.expect("provisions");
         let running = start(service.clone()).await.expect("starts");
         let address = running.address;
@@ -166,7 +195,7 @@ impl TestApp {
         Self::on(Arc::clone(&self.data), settings).await
     }
 
-    pub fn data(&self) -> &Data {
+    pub fn data(&self) -> &Arc<Data> {
         &self.data
     }
 
@@ -193,6 +222,16 @@ impl TestApp {
             (Some(outgrown), StorageUrl::Bucket(_)) => outgrown.blobs().to_owned(),
             _ => self.data_dir().join("blobs"),
         }
+    }
+
+    /// What is in the trash.
+    pub fn trash(&self) -> Vec<PathBuf> {
+        let mut found = BTreeSet::new();
+        let trash = self.blobs().join(".trash");
+        if trash.exists() {
+            walk(&trash, &mut found);
+        }
+        found.into_iter().collect()
     }
 
     /// What the database says of one row, behind the service's back.
@@ -245,20 +284,22 @@ pub struct Stored {
     pub files: BTreeSet<PathBuf>,
 }
 
-fn files_below(blobs: &Path, spool: &Path) -> BTreeSet<PathBuf> {
-    fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
-        for entry in std::fs::read_dir(folder).expect("folder").flatten() {
-            if entry.path().is_dir() {
-                walk(&entry.path(), found);
-            } else {
-                found.insert(entry.path());
-            }
+fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("folder").flatten() {
+        if entry.path().is_dir() {
+            walk(&entry.path(), found);
+        } else {
+            found.insert(entry.path());
         }
     }
+}
+
+pub fn files_below(blobs: &Path, spool: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     walk(blobs, &mut found);
-    // The S3 server keeps its own notes under such names.
-    found.retain(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')));
+    // The store's identity, the trash, and what the S3 server keeps for itself.
+    let is_hidden = |path: &Path| path.iter().any(|part| part.to_string_lossy().starts_with('.'));
+    found.retain(|path| !is_hidden(path.strip_prefix(blobs).expect("below")));
     walk(spool, &mut found);
     found
 }

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::app::{Actor, Answer, PASSWORD, program};
-use crate::process::{PLAN, Process, accounts_on_disk, imagewell, provision, read_until, run, text};
+use crate::process::{PLAN, Process, TWO_DAYS, accounts_on_disk, age, imagewell, provision, read_until, run, text};
 
 #[test]
 fn help_names_every_command_and_misuse_exits_with_2() {
     let help = Command::new(program()).arg("--help").output().expect("runs");
-    for command in ["serve", "demo", "provision", "check", "sweep", "keys", "Exit codes"] {
+    for command in ["serve", "demo", "provision", "check", "sweep", "adopt", "keys", "Exit codes"] {
         assert!(text(&help).contains(command), "{command}");
     }
     assert!(!text(&help).contains("render-worker"));
@@ -181,21 +181,27 @@ async fn sweep_says_what_it_would_remove_and_why() {
     std::fs::write(&orphan, b"orphan").expect("writes");
     let kept = text(&run(&data, &["sweep", "--dry-run"]));
     assert!(kept.contains("would remove 0 expired pictures, 0 deleted versions, 0 orphans"), "the grace period holds: {kept}");
-    let dry = text(&run(&data, &["sweep", "--dry-run", "--set", "sweep.grace_seconds=0"]));
-    assert!(dry.contains("would remove opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
+    let too_short = run(&data, &["sweep", "--set", "sweep.grace_seconds=3599"]);
+    assert_eq!(too_short.status.code(), Some(78));
+    assert!(text(&too_short).contains("sweep.grace_seconds: at least 3600"), "{}", text(&too_short));
+    age(&orphan, TWO_DAYS);
+    let dry = text(&run(&data, &["sweep", "--dry-run"]));
+    assert!(dry.contains("would move opsportal-images/100606/") && dry.contains("no image points at it"), "{dry}");
     assert!(orphan.exists());
-    let stopped = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    let stopped = run(&data, &["sweep"]);
     assert_eq!(stopped.status.code(), Some(1));
     let said = text(&stopped);
     assert!(said.contains("1 of 1 blobs have no row") && said.contains("imagewell sweep --confirm"), "{said}");
     assert!(said.contains("removed 0 expired pictures, 0 deleted versions, 0 orphans") && orphan.exists(), "{said}");
-    let real = run(&data, &["sweep", "--confirm", "--set", "sweep.grace_seconds=0"]);
+    let real = run(&data, &["sweep", "--confirm"]);
     assert!(
         real.status.success() && text(&real).contains("removed 0 expired pictures, 0 deleted versions, 1 orphans"),
         "{}",
         text(&real)
     );
     assert!(!orphan.exists());
+    let restored = text(&run(&data, &["sweep", "--restore-trash"]));
+    assert!(restored.contains("0 blobs brought back; 1 stay in the trash") && !orphan.exists(), "{restored}");
 }
 
 /// Row A14: no secret stands in any log, even at the most talkative level, and a failed login is logged once.

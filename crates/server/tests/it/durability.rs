@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::app::{Answer, image_path};
 use crate::fixtures::{png, png_of_bytes};
-use crate::process::{Process, accounts_on_disk, blobs, provision, run, stay_on_disk, text};
+use crate::process::{Process, TWO_DAYS, accounts_on_disk, age, blobs, provision, run, stay_on_disk, text};
 
 /// Bytes by uuid, of uploads that were answered with 200.
 type Acknowledged = Arc<Mutex<HashMap<String, Vec<u8>>>>;
@@ -65,7 +65,8 @@ async fn every_acknowledged_image_survives_sigkill_and_nothing_dangles() {
     }
     drop(process);
     // What the kills left behind goes, and exactly the blobs of rows stay.
-    let swept = run(&data, &["sweep", "--set", "sweep.grace_seconds=0"]);
+    age(&blobs(&data), TWO_DAYS);
+    let swept = run(&data, &["sweep"]);
     assert!(swept.status.success(), "{}", text(&swept));
     let checked = text(&run(&data, &["check", "--blobs"]));
     let versions: usize =

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use imagewell::config::environment_name;
 
@@ -79,6 +79,21 @@ fn configure(command: &mut Command, data_dir: &Path) {
 
 pub fn run(data_dir: &Path, arguments: &[&str]) -> Output {
     imagewell(data_dir, arguments).output().expect("runs")
+}
+
+/// Longer than sweeps leave young blobs alone.
+pub const TWO_DAYS: Duration = Duration::from_secs(2 * 86_400);
+
+/// Makes a file, or all files of a folder, as old as that.
+pub fn age(path: &Path, age: Duration) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("folder").flatten() {
+            self::age(&entry.path(), age);
+        }
+        return;
+    }
+    let file = std::fs::File::options().write(true).open(path).expect("opens");
+    file.set_modified(SystemTime::now() - age).expect("sets");
 }
 
 pub fn text(output: &Output) -> String {

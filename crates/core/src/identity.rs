@@ -1,0 +1,249 @@
+//! Which store belongs to which database. Both bear the same id, and a service refuses to run on two that don't: an empty or older
+//! database makes orphans of all images, and a volume that is not mounted looks like a store that has lost them.
+//!
+//! New databases and stores are paired when both are empty. Data of versions without identities is paired once, when blobs of the
+//! database's rows are in the store. Everything else is for an operator to decide, with `imagewell adopt`.
+//!
+//! A copy of a database has the id of the original. Therefore each sweep leaves a fresh mark on both sides, and the next one compares
+//! them: of two databases that use one store, only the first one to sweep goes on sweeping.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use crate::Error;
+use crate::db::identity::{self as rows, Identity};
+use crate::db::{self, Database, Refusal};
+use crate::model::Timestamp;
+use crate::storage::{Storage, StoreIdentity, Stored};
+
+/// Rows that are looked up in the store, from each end of the order of keys.
+const SAMPLE: u32 = 8;
+/// For the store's answer at the start. Afterwards the service starts unready, and asks again.
+const START_MAX: Duration = Duration::from_secs(3);
+
+/// How two sides stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Both bear the same id.
+    Paired,
+    /// Neither holds anything, or the store holds what rows point at: they can be paired.
+    Fitting,
+    /// The store bears another id.
+    Foreign,
+    /// The store holds blobs, and the database has no rows.
+    OnlyBlobs,
+    /// The database has been used with a store that bears its id, and this one bears none.
+    Unmarked,
+    /// The store bears no id, and of so many blobs so many are not there.
+    Missing { looked_for: usize, missing: usize },
+}
+
+/// Makes sure that database and store belong together, and pairs them where that is certain.
+///
+/// # Errors
+/// [`Error::Invalid`] says what is wrong and what to do; [`Error::Busy`] when one of them can't be reached.
+pub(crate) async fn settle(database: &Database, storage: &Storage) -> Result<(), Error> {
+    let identity = own(database).await?;
+    let standing = match standing(database, storage, &identity).await? {
+        standing @ (Standing::Paired | Standing::Fitting) => standing,
+        // Another node that starts for the first time may have written both the identity and an image meanwhile.
+        refused => match storage.identity().await? {
+            Some(borne) if borne.id == identity.id => Standing::Paired,
+            _ => refused,
+        },
+    };
+    match standing {
+        Standing::Paired if identity.paired => Ok(()),
+        Standing::Paired => set_paired(database, &identity.id).await,
+        Standing::Fitting => pair(database, storage, &identity.id).await,
+        other => Err(refusal(other, storage)),
+    }
+}
+
+/// As [`settle`], for a start that doesn't wait for a store that is away. False when it is.
+///
+/// # Errors
+/// As [`settle`], but for the store.
+pub(crate) async fn settle_at_start(database: &Database, storage: &Storage) -> Result<bool, Error> {
+    match tokio::time::timeout(START_MAX, settle(database, storage)).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(Error::Busy { .. })) | Err(_) => {
+            tracing::warn!("the store does not answer: the service is unready until it is known to belong to this database");
+            Ok(false)
+        }
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Reads both sides again: a volume can be unmounted while the service runs.
+///
+/// # Errors
+/// As [`settle`].
+pub(crate) async fn verify(database: &Database, storage: &Storage) -> Result<StoreIdentity, Error> {
+    let identity = own(database).await?;
+    match storage.identity().await? {
+        Some(borne) if borne.id == identity.id => Ok(borne),
+        Some(_) => Err(refusal(Standing::Foreign, storage)),
+        None => Err(refusal(Standing::Unmarked, storage)),
+    }
+}
+
+/// Marks both sides before a sweep removes anything. `confirmed` when an operator knows that nothing else sweeps this store. Returns how
+/// late it is by the store's clock.
+///
+/// # Errors
+/// As [`verify`]; [`Error::Invalid`] when the latest mark is not one of this database.
+pub(crate) async fn begin_sweep(database: &Database, storage: &Storage, confirmed: bool) -> Result<Timestamp, Error> {
+    let borne = verify(database, storage).await?;
+    let known = own(database).await?.sweeps.contains(&borne.sweep);
+    if !known && !confirmed {
+        return Err(Error::invalid(format!(
+            "the latest sweep of the store {} was another database's with the same id: this database is older than its store, as a restored \
+             backup is, or one of the two is a copy of the other. If this is the right one, and no other uses the store: imagewell sweep --confirm",
+            storage.name()
+        )));
+    }
+    let (id, mark) = (borne.id.clone(), fresh_id());
+    let (left, found) = (mark.clone(), borne.sweep.clone());
+    database
+        .write(move |connection| Box::pin(async move { rows::begin_sweep(connection, &id, &left, found.as_deref()).await }))
+        .await?;
+    storage.set_identity(&StoreIdentity { sweep: Some(mark), ..borne }).await?;
+    storage.identity_written().await
+}
+
+/// For a move: settles the target's database and store, which take nothing that is not in the source.
+///
+/// # Errors
+/// As [`settle`]; [`Error::Invalid`] when the target store holds anything else.
+pub(crate) async fn settle_target(source: &Database, target: &Database, to: &Storage, same_store: bool) -> Result<(), Error> {
+    let (from, identity) = (own(source).await?, own(target).await?);
+    match to.identity().await? {
+        Some(borne) if borne.id == identity.id => return set_paired(target, &identity.id).await,
+        // The store stays, so its identity does.
+        Some(borne) if borne.id == from.id && same_store => {
+            replace(target, &borne.id).await?;
+            return set_paired(target, &borne.id).await;
+        }
+        // A copy of the source's store.
+        Some(borne) if borne.id == from.id => {}
+        Some(_) => return Err(target_refused(to, "belongs to another database")),
+        None => {}
+    }
+    let mut listed = to.list();
+    while let Some(stored) = listed.next().await {
+        let foreign = match stored? {
+            Stored::Blob(blob) if db::images::blob_is_used(source, &blob.key).await? => continue,
+            Stored::Blob(blob) if db::images::blob_is_used(target, &blob.key).await? => continue,
+            Stored::Blob(blob) => blob.key.as_str().to_owned(),
+            Stored::Foreign(_) if !to.is_bucket() => continue,
+            Stored::Foreign(key) => key,
+        };
+        return Err(target_refused(to, &format!("holds {foreign}, which the source does not have")));
+    }
+    drop(listed);
+    pair(target, to, &identity.id).await
+}
+
+fn target_refused(to: &Storage, why: &str) -> Error {
+    Error::invalid(format!("the store {} {why}: a move needs an empty one", to.name()))
+}
+
+async fn standing(database: &Database, storage: &Storage, identity: &Identity) -> Result<Standing, Error> {
+    if let Some(borne) = storage.identity().await? {
+        return Ok(if borne.id == identity.id { Standing::Paired } else { Standing::Foreign });
+    }
+    let sample = rows::some_blobs(database, SAMPLE).await?;
+    if sample.is_empty() {
+        return Ok(if storage.holds_anything().await? { Standing::OnlyBlobs } else { Standing::Fitting });
+    }
+    if identity.paired {
+        return Ok(Standing::Unmarked);
+    }
+    let mut missing = 0;
+    for key in &sample {
+        missing += usize::from(!storage.has(key).await?);
+    }
+    // A blob that was lost in the past is no reason to refuse all others.
+    Ok(if missing * 2 < sample.len() { Standing::Fitting } else { Standing::Missing { looked_for: sample.len(), missing } })
+}
+
+fn refusal(standing: Standing, storage: &Storage) -> Error {
+    let store = storage.name();
+    let what = match standing {
+        Standing::Foreign => format!("the store {store} belongs to another database than this one"),
+        Standing::OnlyBlobs => format!("the store {store} is in use, and this database has no image in it"),
+        Standing::Missing { looked_for, missing } => {
+            format!("of {looked_for} images of this database that were looked for, {missing} are not in the store {store}")
+        }
+        Standing::Unmarked | Standing::Paired | Standing::Fitting => {
+            format!("the store {store} lacks the identity of this database (the file or object .imagewell)")
+        }
+    };
+    Error::invalid(format!(
+        "{what}. Is the volume mounted, do database_url and storage_url name what belongs together, and is this the newest database? \
+         If they do belong together, `imagewell adopt` shows what each of them holds and pairs them"
+    ))
+}
+
+/// The database's identity, made when absent.
+async fn own(database: &Database) -> Result<Identity, Error> {
+    if let Some(identity) = rows::find(database).await? {
+        return Ok(identity);
+    }
+    let id = fresh_id();
+    write(database, move |connection| Box::pin(async move { rows::create(connection, &id).await })).await?;
+    // Of several nodes one has made it.
+    rows::find(database).await?.ok_or_else(|| Error::Internal { detail: "the database did not keep its identity".into() })
+}
+
+/// The store first, so that what a crash leaves can be paired again.
+async fn pair(database: &Database, storage: &Storage, id: &str) -> Result<(), Error> {
+    storage.set_identity(&StoreIdentity { id: id.to_owned(), sweep: None }).await?;
+    set_paired(database, id).await?;
+    tracing::info!(target: "audit", store = storage.name(), id, "database and store are paired");
+    Ok(())
+}
+
+/// Gives both sides a fresh id, whatever they bear. Another database that used the store refuses to, from then on.
+///
+/// # Errors
+/// [`Error::Busy`] when one of them can't be reached.
+pub(crate) async fn pair_anew(database: &Database, storage: &Storage) -> Result<(), Error> {
+    let id = fresh_id();
+    replace(database, &id).await?;
+    pair(database, storage, &id).await
+}
+
+async fn set_paired(database: &Database, id: &str) -> Result<(), Error> {
+    let id = id.to_owned();
+    write(database, move |connection| Box::pin(async move { rows::set_paired(connection, &id).await })).await
+}
+
+async fn replace(database: &Database, id: &str) -> Result<(), Error> {
+    let id = id.to_owned();
+    write(database, move |connection| Box::pin(async move { rows::replace(connection, &id).await })).await
+}
+
+/// The identity is no part of the data that moves.
+async fn write<F>(database: &Database, work: F) -> Result<(), Error>
+where
+    F: for<'c> FnOnce(&'c mut db::Connection) -> futures_util::future::BoxFuture<'c, Result<(), Error>> + Send + 'static,
+{
+    database.write_past_gate(None, work, Refusal::Expected).await
+}
+
+/// For a move within one store, when the source changes no more: the target's next sweep expects the mark that the source's has left.
+///
+/// # Errors
+/// As [`verify`].
+pub(crate) async fn take_over_mark(target: &Database, to: &Storage) -> Result<(), Error> {
+    let StoreIdentity { id, sweep } = verify(target, to).await?;
+    let Some(mark) = sweep else { return Ok(()) };
+    write(target, move |connection| Box::pin(async move { rows::begin_sweep(connection, &id, &mark, None).await })).await
+}
+
+fn fresh_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,254 @@
+//! A database and a store are used together only when both bear the same identity. Whatever is refused is left as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imagewell_core::sweep::{self, Mode};
+use imagewell_engines::faults::Behaviour;
+
+use crate::app::{Answer, Data, Outgrown, TestApp, files_below};
+use crate::faults::ready;
+use crate::fixtures::png;
+use crate::process::{TWO_DAYS, accounts_on_disk, age, run, stay_on_disk, text};
+
+/// Nothing is too young or too many for a sweep.
+const EAGER: [(&str, &str); 2] = [("sweep.grace_seconds", "0"), ("sweep.orphans_percent_max", "100")];
+
+/// Data with an image in it, of a service that has ended.
+async fn with_image() -> (Arc<Data>, String) {
+    let data = Data::fresh();
+    let app = TestApp::on(Arc::clone(&data), &[]).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    app.stop().await;
+    (data, uuid)
+}
+
+fn identity(data: &Data) -> PathBuf {
+    data.blobs().join(".imagewell")
+}
+
+/// Why a service does not open.
+async fn refused(data: &Data, overrides: &[(&str, &str)]) -> String {
+    match data.open(overrides).await {
+        Ok(_) => panic!("it opens"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn files(data: &Data) -> Vec<PathBuf> {
+    files_below(&data.blobs(), &data.blobs()).into_iter().collect()
+}
+
+#[tokio::test]
+async fn another_databases_store_is_refused_and_left_as_it_is() {
+    let ((one, uuid), (other, _), empty) = (with_image().await, with_image().await, Data::fresh());
+    let before = (files(&one), std::fs::read(identity(&one)).expect("an identity"));
+    let store = [("storage_url", &*one.storage_url())];
+    for data in [&other, &empty] {
+        let why = refused(data, &store).await;
+        assert!(why.contains("belongs to another database") && why.contains("imagewell adopt"), "{why}");
+    }
+    assert_eq!((files(&one), std::fs::read(identity(&one)).expect("an identity")), before);
+    let app = TestApp::on(one, &[]).await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+}
+
+#[tokio::test]
+async fn a_new_database_takes_no_store_that_is_in_use() {
+    let (data, _) = with_image().await;
+    std::fs::remove_file(identity(&data)).expect("removes");
+    let before = files(&data);
+    let empty = Data::fresh();
+    let why = refused(&empty, &[("storage_url", &*data.storage_url())]).await;
+    assert!(why.contains("is in use, and this database has no image in it"), "{why}");
+    assert!(files(&data) == before && !identity(&data).exists());
+    // Nor does one whose file was emptied, or was not there yet when the volume with it was not mounted.
+    let (_folder, data) = accounts_on_disk();
+    let blob = data.join("blobs/rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(blob.parent().expect("parent")).expect("makes");
+    std::fs::write(&blob, b"blob").expect("writes");
+    age(&blob, TWO_DAYS);
+    std::fs::write(data.join("imagewell.db"), b"").expect("empties");
+    for command in [&["serve"][..], &["sweep", "--confirm"], &["check"]] {
+        let refused = run(&data, command);
+        assert!(!refused.status.success() && text(&refused).contains("another database"), "{}", text(&refused));
+        assert!(blob.exists());
+    }
+}
+
+/// As a command in a shell that knows the bucket and not the database.
+#[tokio::test]
+async fn a_fresh_sqlite_file_does_not_take_the_bucket_of_a_cluster() {
+    let data = Data::outgrown();
+    let app = TestApp::on(Arc::clone(&data), &[]).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    let before = files(&data);
+    let why = refused(&data, &[("database_url", "")]).await;
+    assert!(why.contains("belongs to another database"), "{why}");
+    // As a bucket of an earlier version, and as one with objects of other programs.
+    let borne = std::fs::read(identity(&data)).expect("an identity");
+    std::fs::remove_file(identity(&data)).expect("removes");
+    let why = refused(&data, &[("database_url", "")]).await;
+    assert!(why.contains("is in use, and this database has no image in it"), "{why}");
+    assert!(files(&data) == before && !identity(&data).exists());
+    std::fs::write(identity(&data), borne).expect("writes");
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+    let foreign = Data::outgrown();
+    std::fs::write(foreign.blobs().join("readme.txt"), "others").expect("writes");
+    assert!(refused(&foreign, &[]).await.contains("is in use"));
+}
+
+#[tokio::test]
+async fn a_store_that_has_lost_its_identity_is_refused() {
+    let (data, uuid) = with_image().await;
+    let borne = std::fs::read(identity(&data)).expect("an identity");
+    std::fs::remove_file(identity(&data)).expect("removes");
+    let why = refused(&data, &[]).await;
+    assert!(why.contains("lacks the identity") && why.contains("Is the volume mounted"), "{why}");
+    assert!(!identity(&data).exists());
+    std::fs::write(identity(&data), "something else").expect("writes");
+    assert!(refused(&data, &[]).await.contains("has no line `id = …`"));
+    std::fs::write(identity(&data), borne).expect("writes");
+    let app = TestApp::on(data, &[]).await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+}
+
+/// As a database that has taken the migration, and a store that no newer program has seen.
+#[tokio::test]
+async fn data_from_before_identities_is_paired_once_if_the_blobs_are_there() {
+    let (data, uuid) = with_image().await;
+    data.execute("DELETE FROM store_identity").await;
+    std::fs::remove_file(identity(&data)).expect("removes");
+    let (here, away) = (data.blobs().join("opsportal-images"), data.blobs().with_extension("away"));
+    std::fs::rename(&here, &away).expect("moves");
+    let why = refused(&data, &[]).await;
+    assert!(why.contains("of 1 images of this database that were looked for, 1 are not in the store"), "{why}");
+    assert!(!identity(&data).exists());
+    std::fs::rename(&away, &here).expect("moves");
+    let app = TestApp::on(Arc::clone(&data), &[]).await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+    app.stop().await;
+    let borne = std::fs::read(identity(&data)).expect("an identity");
+    assert_eq!(TestApp::on(Arc::clone(&data), &[]).await.stop().await, imagewell::serve::Ended::Drained);
+    assert!(std::fs::read(identity(&data)).expect("an identity") == borne, "once");
+}
+
+#[tokio::test]
+async fn a_store_that_is_unmounted_while_the_service_runs_is_not_swept() {
+    let app = TestApp::with(&EAGER).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    app.data().execute("UPDATE versions SET deleted_us = 1").await;
+    let away = app.blobs().with_extension("away");
+    std::fs::rename(app.blobs(), &away).expect("moves");
+    std::fs::create_dir(app.blobs()).expect("makes");
+    let refused = sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect_err("is refused").to_string();
+    assert!(refused.contains("lacks the identity"), "{refused}");
+    let stopped = Answer::of(app.visitor().get("/readyz")).await;
+    assert_eq!(stopped.status.as_u16(), 200);
+    assert!(stopped.text().starts_with("ready\nsweeping is stopped: "), "{}", stopped.text());
+    std::fs::remove_dir_all(app.blobs()).expect("removes");
+    std::fs::rename(&away, app.blobs()).expect("moves");
+    app.data().execute("UPDATE versions SET deleted_us = NULL").await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps again");
+    assert_eq!(Answer::of(app.visitor().get("/readyz")).await.text(), "ready\n");
+}
+
+/// A copy has the same identity. As if it, or the database that a backup was restored over, had swept the store.
+#[tokio::test]
+async fn of_a_database_and_its_copy_only_the_first_one_to_sweep_goes_on() {
+    let app = TestApp::with(&EAGER).await;
+    app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps");
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps again");
+    // A crash between the two writes of a mark.
+    app.data().execute("UPDATE store_identity SET sweep_before = sweep, sweep = 'not written'").await;
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps once more");
+    app.data().execute("UPDATE store_identity SET sweep_before = 'older', sweep = 'old'").await;
+    let orphan = app.blobs().join("opsportal-images/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(orphan.parent().expect("parent")).expect("makes");
+    std::fs::write(&orphan, b"the other one's").expect("writes");
+    let refused = sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect_err("is refused").to_string();
+    assert!(refused.contains("another database's with the same id"), "{refused}");
+    assert!(orphan.exists());
+    sweep::run(&app.service.app, Mode::RemoveConfirmed, |_| {}).await.expect("an operator decides");
+    assert!(!orphan.exists() && app.trash().len() == 1);
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("goes on");
+}
+
+#[tokio::test]
+async fn adopting_says_what_it_would_do_and_asks_where_something_does_not_match() {
+    let (_folder, one) = accounts_on_disk();
+    let (_other_folder, other) = accounts_on_disk();
+    let store = format!("storage_url=file://{}", one.join("blobs").display());
+    let orphan = |data: &Path| data.join("blobs/rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(orphan(&one).parent().expect("parent")).expect("makes");
+    std::fs::write(orphan(&one), b"blob").expect("writes");
+    let before = std::fs::read(one.join("blobs/.imagewell")).expect("an identity");
+    let asked = run(&other, &["adopt", "--set", &store]);
+    let said = text(&asked);
+    assert_eq!(asked.status.code(), Some(1));
+    for line in ["identity of another database", "1 blobs in the store", "1 blobs without a version", "adopt --confirm"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(std::fs::read(one.join("blobs/.imagewell")).expect("an identity") == before);
+    assert!(text(&run(&one, &["check"])).contains("the store belongs to this database"));
+
+    let adopted = run(&other, &["adopt", "--confirm", "--set", &store]);
+    assert!(adopted.status.success() && text(&adopted).contains("Adopted"), "{}", text(&adopted));
+    assert!(run(&other, &["check", "--set", &store]).status.success());
+    let former = run(&one, &["check"]);
+    assert!(!former.status.success() && text(&former).contains("belongs to another database"), "{}", text(&former));
+    assert!(orphan(&one).exists());
+    // Where everything matches nobody is asked.
+    std::fs::remove_file(other.join("blobs/.imagewell")).expect("removes");
+    let matching = run(&other, &["adopt"]);
+    assert!(matching.status.success(), "{}", text(&matching));
+}
+
+#[tokio::test]
+async fn a_move_takes_no_store_with_anything_that_the_source_lacks() {
+    let (folder, data) = accounts_on_disk();
+    let (_other_folder, other) = accounts_on_disk();
+    let move_to = |store: &Path| {
+        let there = folder.path().join(store.file_name().expect("name")).with_extension("there");
+        let database = format!("sqlite://{}", there.join("imagewell.db").display());
+        run(&data, &["migrate", "--to-database", &database, "--to-storage", &format!("file://{}", store.display())])
+    };
+    let refused = move_to(&other.join("blobs"));
+    assert!(text(&refused).contains("belongs to another database: a move needs an empty one"), "{}", text(&refused));
+    let used = folder.path().join("used");
+    let blob = used.join("rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(blob.parent().expect("parent")).expect("makes");
+    std::fs::write(&blob, b"blob").expect("writes");
+    let refused = move_to(&used);
+    assert!(text(&refused).contains("which the source does not have"), "{}", text(&refused));
+    assert!(blob.exists() && !used.join(".imagewell").exists());
+    assert!(run(&other, &["check"]).status.success());
+    let moved = move_to(&folder.path().join("empty"));
+    assert!(moved.status.success(), "{}", text(&moved));
+    let (there, store) = (folder.path().join("empty.there"), folder.path().join("empty"));
+    stay_on_disk(&there);
+    let checked = run(&there, &["check", "--set", &format!("storage_url=file://{}", store.display())]);
+    assert!(text(&checked).contains("the store belongs to this database"), "{}", text(&checked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_without_its_store_is_unready_until_it_knows_whose_that_is() {
+    let (outgrown, _database, store) = Outgrown::behind_proxies();
+    store.behave(Behaviour::Away);
+    let app = TestApp::on(Data::on(outgrown), &[("storage.retry_seconds_max", "1")]).await;
+    assert_eq!(ready(&app).await, 503);
+    let ada = app.actor("ada").await;
+    assert_eq!(ada.upload(png(8, 8, 1)).await.status.as_u16(), 503);
+    assert!(app.stored().await.files.is_empty());
+    store.behave(Behaviour::Pass);
+    let begun = Instant::now();
+    while ready(&app).await != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never becomes ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(identity(app.data()).exists());
+    ada.upload(png(8, 8, 1)).await.uuid();
+}
