@@ -6,6 +6,7 @@
 
 mod attention;
 mod colour;
+pub mod cost;
 mod decode;
 mod effects;
 mod encode;
