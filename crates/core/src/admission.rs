@@ -2,9 +2,12 @@
 //!
 //! Whoever waits, waits in the queue of its org, and the queues take turns: an org that asks for a thousand renderings delays its own,
 //! not another's. The one whose turn it is may need more memory than there is; then nobody overtakes it, or it would wait for ever.
+//!
+//! A turn may last longer than others can wait. So where one org holds all turns, the first that waits of another org gets one beyond
+//! them, with a quarter of the memory beyond what all others may take. There is never more than one such turn.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,8 +15,10 @@ use tokio::sync::oneshot;
 use crate::Error;
 use crate::model::OrgId;
 
-/// What is told to those who find the queue full.
+/// `Retry-After` where the queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The turn beyond the others may take this part of all memory.
+const BEYOND_PART: u32 = 4;
 
 /// Bounds on what runs and waits.
 #[derive(Debug, Clone, Copy)]
@@ -29,29 +34,52 @@ pub(crate) struct AdmissionLimits {
 
 #[derive(Debug)]
 pub(crate) struct Admission {
-    limits: AdmissionLimits,
-    state: Arc<Mutex<State>>,
+    state: Shared,
 }
+
+/// Shared with every turn and everybody who waits.
+#[derive(Debug, Clone)]
+struct Shared(Arc<Mutex<State>>);
 
 /// A place among the processes and in memory, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    state: Arc<Mutex<State>>,
+    state: Shared,
+    org: OrgId,
     mib: u32,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ordinary,
+    /// See [the module](self).
+    Beyond,
+}
+
+/// A place in a queue, left when dropped.
+#[derive(Debug)]
+struct Place {
+    state: Shared,
+    number: u64,
 }
 
 #[derive(Debug)]
 struct State {
+    limits: AdmissionLimits,
     processes_free: usize,
     mib_free: u32,
-    waiting: usize,
-    queues: HashMap<OrgId, VecDeque<Waiter>>,
-    /// Orgs that wait, in the order of their turns.
-    order: VecDeque<OrgId>,
+    /// Ordinary turns by org; orgs without one are not in it.
+    held: HashMap<OrgId, usize>,
+    beyond_is_taken: bool,
+    /// Orgs that wait, in the order of their turns. None of the queues is empty.
+    queues: VecDeque<(OrgId, VecDeque<Waiter>)>,
+    next_number: u64,
 }
 
 #[derive(Debug)]
 struct Waiter {
+    number: u64,
     mib: u32,
     admitted: oneshot::Sender<Turn>,
 }
@@ -59,13 +87,15 @@ struct Waiter {
 impl Admission {
     pub(crate) fn new(limits: AdmissionLimits) -> Self {
         let state = State {
+            limits,
             processes_free: limits.concurrent_max,
             mib_free: limits.memory_mib_max,
-            waiting: 0,
-            queues: HashMap::new(),
-            order: VecDeque::new(),
+            held: HashMap::new(),
+            beyond_is_taken: false,
+            queues: VecDeque::new(),
+            next_number: 0,
         };
-        Self { limits, state: Arc::new(Mutex::new(state)) }
+        Self { state: Shared(Arc::new(Mutex::new(state))) }
     }
 
     /// Waits for a turn. What would take more than all memory waits until it is alone.
@@ -73,101 +103,160 @@ impl Admission {
     /// # Errors
     /// [`Error::TooMany`] when the org's own queue is full, [`Error::Busy`] when everybody's is or the wait was too long.
     pub(crate) async fn turn(&self, org: OrgId, mib: u32) -> Result<Turn, Error> {
-        let mib = mib.min(self.limits.memory_mib_max);
-        let admitted = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.waiting == 0 && state.has_room(mib) {
-                state.take(mib);
-                return Ok(Turn { state: Arc::clone(&self.state), mib });
-            }
-            state.forget_those_who_left();
-            if state.queues.get(&org).map_or(0, VecDeque::len) >= self.limits.queue_per_org_max {
-                return Err(Error::TooMany { retry_after: RETRY_AFTER });
-            }
-            if state.waiting >= self.limits.queue_max {
-                return Err(Error::Busy { retry_after: RETRY_AFTER });
-            }
-            state.enqueue(org, mib)
+        let (limits, own, all, mut admitted, _place) = {
+            let mut state = self.state.lock();
+            let (limits, own, all) = (state.limits, state.waiting_of(org), state.waiting());
+            let (number, admitted) = state.enqueue(org, mib.min(limits.memory_mib_max));
+            let refused = self.state.admit_those_who_fit(&mut state);
+            drop(state);
+            drop(refused);
+            (limits, own, all, admitted, Place { state: self.state.clone(), number })
         };
-        match tokio::time::timeout(self.limits.wait_max, admitted).await {
+        if let Ok(turn) = admitted.try_recv() {
+            return Ok(turn);
+        }
+        if own >= limits.queue_per_org_max {
+            return Err(Error::TooMany { retry_after: RETRY_AFTER });
+        }
+        if all >= limits.queue_max {
+            return Err(Error::Busy { retry_after: RETRY_AFTER });
+        }
+        match tokio::time::timeout(limits.wait_max, admitted).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Error::Busy { retry_after: RETRY_AFTER }),
         }
     }
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits those whose turn it is, as long as there is room: after somebody came, left, or gave a turn back. Returns the turns of
+    /// those who left at this very moment: they must be dropped when the lock is free.
+    fn admit_those_who_fit(&self, state: &mut State) -> Vec<Turn> {
+        let mut refused = Vec::new();
+        while let Some((org, Waiter { mib, admitted, .. }, kind)) = state.next() {
+            if let Err(turn) = admitted.send(Turn { state: self.clone(), org, mib, kind }) {
+                refused.push(turn);
+            }
+        }
+        refused
+    }
+}
+
 impl State {
+    fn waiting(&self) -> usize {
+        self.queues.iter().map(|(_, queue)| queue.len()).sum()
+    }
+
+    fn waiting_of(&self, org: OrgId) -> usize {
+        self.queues.iter().find(|(of, _)| *of == org).map_or(0, |(_, queue)| queue.len())
+    }
+
     fn has_room(&self, mib: u32) -> bool {
         self.processes_free > 0 && self.mib_free >= mib
     }
 
-    fn take(&mut self, mib: u32) {
-        self.processes_free -= 1;
-        self.mib_free -= mib;
-    }
-
-    fn enqueue(&mut self, org: OrgId, mib: u32) -> oneshot::Receiver<Turn> {
+    fn enqueue(&mut self, org: OrgId, mib: u32) -> (u64, oneshot::Receiver<Turn>) {
         let (admitted, receiver) = oneshot::channel();
-        let queue = self.queues.entry(org).or_default();
-        if queue.is_empty() {
-            self.order.push_back(org);
+        let number = self.next_number;
+        self.next_number += 1;
+        let waiter = Waiter { number, mib, admitted };
+        match self.queues.iter_mut().find(|(of, _)| *of == org) {
+            Some((_, queue)) => queue.push_back(waiter),
+            None => self.queues.push_back((org, VecDeque::from([waiter]))),
         }
-        queue.push_back(Waiter { mib, admitted });
-        self.waiting += 1;
-        receiver
+        (number, receiver)
     }
 
-    /// Callers that have hung up or waited too long hold no place.
-    fn forget_those_who_left(&mut self) {
-        for queue in self.queues.values_mut() {
-            queue.retain(|waiter| !waiter.admitted.is_closed());
+    /// Whoever has been admitted is in no queue any more.
+    fn leave(&mut self, number: u64) {
+        for (_, queue) in &mut self.queues {
+            queue.retain(|waiter| waiter.number != number);
         }
-        self.queues.retain(|_, queue| !queue.is_empty());
-        let queues = &self.queues;
-        self.order.retain(|org| queues.contains_key(org));
-        self.waiting = self.queues.values().map(VecDeque::len).sum();
+        self.queues.retain(|(_, queue)| !queue.is_empty());
     }
 
-    /// The next one whose turn it is, if there is room for it.
-    fn next(&mut self) -> Option<Waiter> {
-        let org = *self.order.front()?;
-        let mib = self.queues.get(&org)?.front()?.mib;
-        if !self.has_room(mib) {
+    /// Takes the next one out of its queue, if there is room for it.
+    fn next(&mut self) -> Option<(OrgId, Waiter, Kind)> {
+        let front = self.queues.front()?.1.front()?.mib;
+        if self.has_room(front) {
+            let (org, waiter) = self.take_from(0)?;
+            self.processes_free -= 1;
+            self.mib_free -= waiter.mib;
+            *self.held.entry(org).or_default() += 1;
+            return Some((org, waiter, Kind::Ordinary));
+        }
+        let (org, waiter) = self.take_from(self.kept_out()?)?;
+        self.beyond_is_taken = true;
+        Some((org, waiter, Kind::Beyond))
+    }
+
+    /// The first queue that another org keeps out by holding every turn or all memory. Those who only wait for somebody before them are
+    /// not kept out.
+    fn kept_out(&self) -> Option<usize> {
+        if self.beyond_is_taken || self.limits.concurrent_max < 2 || self.held.len() != 1 {
             return None;
         }
-        self.order.pop_front();
-        let queue = self.queues.get_mut(&org)?;
-        let waiter = queue.pop_front();
-        if queue.is_empty() {
-            self.queues.remove(&org);
-        } else {
-            self.order.push_back(org);
+        let mib_max = self.limits.memory_mib_max / BEYOND_PART;
+        self.queues.iter().position(|(org, queue)| {
+            let mib = queue.front().map_or(u32::MAX, |waiter| waiter.mib);
+            !self.held.contains_key(org) && mib <= mib_max && !self.has_room(mib)
+        })
+    }
+
+    /// The first one of a queue, which has its next turn after all others.
+    fn take_from(&mut self, index: usize) -> Option<(OrgId, Waiter)> {
+        let (org, mut queue) = self.queues.remove(index)?;
+        let waiter = queue.pop_front()?;
+        if !queue.is_empty() {
+            self.queues.push_back((org, queue));
         }
-        self.waiting -= 1;
-        self.take(mib);
-        waiter
+        Some((org, waiter))
+    }
+
+    fn give_back(&mut self, org: OrgId, mib: u32, kind: Kind) {
+        if kind == Kind::Beyond {
+            self.beyond_is_taken = false;
+            return;
+        }
+        self.processes_free += 1;
+        self.mib_free += mib;
+        if let Some(count) = self.held.get_mut(&org) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&org);
+            }
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut refused = Vec::new();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.processes_free += 1;
-        state.mib_free += self.mib;
-        state.forget_those_who_left();
-        while let Some(Waiter { mib, admitted }) = state.next() {
-            // One that left at this very moment drops its turn, which must wait until the lock is free.
-            if let Err(turn) = admitted.send(Turn { state: Arc::clone(&self.state), mib }) {
-                refused.push(turn);
-            }
-        }
+        let mut state = self.state.lock();
+        state.give_back(self.org, self.mib, self.kind);
+        let refused = self.state.admit_those_who_fit(&mut state);
         drop(state);
+        drop(refused);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        state.leave(self.number);
+        let refused = self.state.admit_those_who_fit(&mut state);
+        drop(state);
+        drop(refused);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     const LIMITS: AdmissionLimits = AdmissionLimits {
@@ -217,9 +306,54 @@ mod tests {
         assert!(futures_util::poll!(&mut later).is_pending(), "there is room, but it isn't its turn");
         drop(small);
         let large = large.await.expect("alone");
-        assert!(futures_util::poll!(&mut later).is_pending());
+        let beyond = later.await.expect("it is small, and another org holds everything");
+        let mut own = Box::pin(admission.turn(OrgId(2), 1));
+        assert!(futures_util::poll!(&mut own).is_pending(), "its own org holds everything");
         drop(large);
-        later.await.expect("after it");
+        own.await.expect("after it");
+        drop(beyond);
+    }
+
+    /// Turns that last for longer than others wait are no way to keep them out.
+    #[tokio::test]
+    async fn an_org_that_holds_every_turn_keeps_no_other_out() {
+        let admission = Admission::new(AdmissionLimits { concurrent_max: 2, ..LIMITS });
+        let held = [admission.turn(OrgId(1), 1).await.expect("room"), admission.turn(OrgId(1), 1).await.expect("room")];
+        let mut more = Box::pin(admission.turn(OrgId(1), 1));
+        assert!(futures_util::poll!(&mut more).is_pending(), "two are all that one org gets");
+        let mut large = Box::pin(admission.turn(OrgId(3), 26));
+        assert!(futures_util::poll!(&mut large).is_pending(), "a quarter of the memory is at hand, no more");
+        let mut other = Box::pin(admission.turn(OrgId(2), 25));
+        let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut other) else { panic!("at once") };
+        let mut third = Box::pin(admission.turn(OrgId(4), 1));
+        assert!(futures_util::poll!(&mut third).is_pending(), "there is one beyond the others");
+        drop(turn);
+        third.await.expect("the next one of others");
+        drop(held);
+        more.await.expect("a turn");
+        large.await.expect("a turn");
+    }
+
+    /// A free process is nobody's who hung up.
+    #[tokio::test]
+    async fn whoever_leaves_makes_room_for_those_behind_at_once() {
+        let limits = AdmissionLimits { concurrent_max: 2, ..LIMITS };
+        let admission = Admission::new(limits);
+        let running = admission.turn(OrgId(1), 60).await.expect("room");
+        let mut large = Box::pin(admission.turn(OrgId(1), 60));
+        assert!(futures_util::poll!(&mut large).is_pending(), "there is no memory for both");
+        let mut behind = Box::pin(admission.turn(OrgId(1), 10));
+        assert!(futures_util::poll!(&mut behind).is_pending(), "it isn't its turn");
+        drop(large);
+        let Poll::Ready(Ok(small)) = futures_util::poll!(&mut behind) else { panic!("the front one has left") };
+        drop(small);
+        // And who comes after one that left waits for nobody.
+        let mut large = Box::pin(admission.turn(OrgId(1), 60));
+        assert!(futures_util::poll!(&mut large).is_pending());
+        drop(large);
+        let mut next = Box::pin(admission.turn(OrgId(1), 10));
+        assert!(matches!(futures_util::poll!(&mut next), Poll::Ready(Ok(_))));
+        drop(running);
     }
 
     #[tokio::test]
