@@ -88,7 +88,25 @@ impl LocalDisk {
     /// As [`Storage::put`].
     pub(super) async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
-        self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|error| self.put_failed(&error))
+        self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|error| match io_kind(&error) {
+            // Something else stands where it would: the disk is as good as before, and nothing is lost.
+            Some(
+                io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::DirectoryNotEmpty
+                | io::ErrorKind::PermissionDenied,
+            ) => Error::internal("storing a rendering", &error),
+            _ => self.put_failed(&error),
+        })
+    }
+
+    /// Removes the folder of something that was deleted, if that was the last one in it.
+    pub(super) async fn remove_folder_of(&self, key: &BlobKey) {
+        let path = self.store.path_to_filesystem(&StorePath::from(key.as_str()));
+        if let Some(folder) = path.ok().as_deref().and_then(Path::parent) {
+            // Mostly others are in it.
+            let _ = tokio::fs::remove_dir(folder).await;
+        }
     }
 
     /// As [`LocalDisk::replace`], for what lies in a file without a name.
@@ -269,6 +287,29 @@ fn is_rendering(name: &str) -> bool {
 /// Whether the spool made this file, which is named only where the file system can't make files without a name.
 fn is_spool_file(spool: &Path, path: &Path) -> bool {
     path.parent() == Some(spool) && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"))
+}
+
+/// Removes what is empty of the folders inside a folder, when older than the grace period. Whoever puts something into one at this
+/// moment makes it again.
+pub(super) async fn remove_empty_folders(folder: PathBuf, grace: Duration) -> Result<(), Error> {
+    let remove = move || {
+        let entries = match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Ok(meta) = entry.metadata() else { continue };
+            let age = SystemTime::now().duration_since(meta.modified()?).unwrap_or_default();
+            if meta.is_dir() && age >= grace {
+                // One that holds something is refused.
+                let _ = std::fs::remove_dir(entry.path());
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| Error::internal("walking the store", &error))?;
+    removed.map_err(|error| Error::internal("walking the store", &error))
 }
 
 pub(super) async fn remove_leftover(leftover: &Leftover) -> Result<(), Error> {

@@ -145,7 +145,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Stores bytes durably under a key that may be known already; nobody ever sees half of them.
+    /// Stores bytes durably under a key that may be known already; nobody ever sees half of them. For what can be made again: a failure
+    /// of the disk trips the halt, a name that can't be written doesn't.
     ///
     /// # Errors
     /// As [`Storage::put`].
@@ -214,9 +215,25 @@ impl Storage {
     /// # Errors
     /// [`Error::Internal`] when it can't be removed; [`Error::Busy`] when the store can't be reached.
     pub async fn delete(&self, key: &BlobKey) -> Result<(), Error> {
-        match self.backend().store().delete(&StorePath::from(key.as_str())).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed("deleting a blob", &error)),
+        let backend = self.backend();
+        match backend.store().delete(&StorePath::from(key.as_str())).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(self.failed("deleting a blob", &error)),
+        }
+        if let (Backend::Local(disk), Some((VARIANTS, _))) = (&*backend, key.as_str().split_once('/')) {
+            disk.remove_folder_of(key).await;
+        }
+        Ok(())
+    }
+
+    /// Removes the folders of renderings that hold none and are older than the grace period. A bucket has no folders.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they can't be listed.
+    pub(crate) async fn remove_empty_variant_folders(&self, grace: Duration) -> Result<(), Error> {
+        match &*self.backend() {
+            Backend::Local(disk) => local::remove_empty_folders(disk.root.join(VARIANTS), grace).await,
+            Backend::Bucket(_) => Ok(()),
         }
     }
 
