@@ -15,15 +15,17 @@ use crate::changes::Change;
 use crate::clock::{Clock, ClockLimits};
 use crate::db::listening::Hearing;
 use crate::db::{self, Database};
+use crate::failures::Failures;
 use crate::following::Whither;
 use crate::halt::Halt;
+use crate::kept::Uses;
 use crate::keys::Keys;
 use crate::looks::Looks;
 use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
 use crate::passwords::Passwords;
+use crate::rendering::Renderings;
 use crate::spool::Spool;
 use crate::storage::{self, Reserve, Storage};
-use crate::variant::Uses;
 use crate::workers::{WorkerLimits, Workers};
 use crate::{Error, following, identity, sweep};
 
@@ -66,6 +68,8 @@ pub struct Options {
     pub variant_bytes_max: u64,
     /// Whether images are looked at and prewarmed in the background.
     pub looks: bool,
+    /// How long a look that failed is put off; each further failure makes it four times as long.
+    pub looks_pause: Duration,
     /// What sweeping needs to know.
     pub sweep: sweep::Options,
     /// How far clocks are believed.
@@ -108,6 +112,9 @@ pub struct App {
     pub(crate) namespaces: Cache<(OrgId, Namespace), Arc<NamespaceRules>>,
     pub(crate) presets: Cache<OrgId, Arc<[Preset]>>,
     pub(crate) variant_uses: Uses,
+    pub(crate) renderings: Renderings,
+    pub(crate) absent_images: Failures<ImageId>,
+    pub(crate) absent_blobs: Failures<BlobKey>,
     pub(crate) looks: Looks,
     pub(crate) images: Cache<ImageId, Arc<Image>>,
     pub(crate) blob_owners: Cache<BlobKey, ImageId>,
@@ -158,6 +165,9 @@ impl App {
             namespaces: Cache::new(NAMESPACES_CACHED_MAX),
             presets: Cache::new(NAMESPACES_CACHED_MAX),
             variant_uses: Uses::default(),
+            renderings: Renderings::default(),
+            absent_images: Failures::default(),
+            absent_blobs: Failures::default(),
             looks: Looks::default(),
             images: Cache::new(options.image_cache_max),
             blob_owners: Cache::new(options.image_cache_max),

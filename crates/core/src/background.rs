@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 
 use crate::app::App;
 use crate::changes::Change;
-use crate::{following, looks, sweep, variant};
+use crate::{following, kept, looks, sweep};
 
 /// Seconds between two looks for temporary images whose time is over; there is an index for it.
 const TICKETS_SWEPT_EVERY: u64 = 10;
@@ -130,7 +130,7 @@ impl App {
             }
             looks::go_on(&self);
             if ticks.is_multiple_of(VARIANTS_TENDED_EVERY)
-                && let Err(error) = variant::tend(&self).await
+                && let Err(error) = kept::tend(&self).await
             {
                 tracing::warn!(%error, "renderings could not be tended; it is tried again");
             }

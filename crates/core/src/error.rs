@@ -4,7 +4,7 @@ use std::time::Duration;
 /// What the caller can do about a failure. Knows no HTTP; each API turns it into its own face.
 ///
 /// Public text and private detail are apart: only [`Error::Internal`] carries detail, which is logged and never shown.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The bytes or a parameter can't be accepted; the reason may be shown.
     #[error("{reason}")]

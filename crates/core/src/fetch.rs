@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use imagewell_imaging::Facts;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
 use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, State, Version};
+use crate::workers::{Chunks, Source};
 use crate::{Error, access, db};
 
 /// How an image is named by a reader, and which of the checks the operator has left on.
@@ -57,9 +61,12 @@ pub(crate) async fn by_id(app: &App, id: ImageId) -> Result<Arc<Image>, Error> {
     if let Some(image) = app.images.get(&id) {
         return Ok(image);
     }
-    let read = app
-        .images
-        .get_or_insert_async(&id, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) });
+    let asked = Instant::now();
+    let read = app.images.get_or_insert_async(
+        &id,
+        app.absent_images
+            .share(id, asked, async { db::images::find(&app.database, id).await?.map(Arc::new).ok_or(Error::NotFound) }),
+    );
     Box::pin(read).await
 }
 
@@ -139,12 +146,39 @@ async fn small(app: &App, version: &Version) -> Result<Bytes, Error> {
     if let Some(bytes) = app.blobs.get(&version.blob) {
         return Ok(bytes);
     }
-    let read = app.blobs.get_or_insert_async(&version.blob, async {
+    let asked = Instant::now();
+    let read = app.absent_blobs.share(version.blob.clone(), asked, async {
         let bytes = app.storage.read(&version.blob).await.map_err(|error| missing(version, error))?;
         if Digest(Sha256::digest(&bytes).into()) == version.digest { Ok(bytes) } else { Err(rotten(version)) }
     });
+    let read = app.blobs.get_or_insert_async(&version.blob, read);
     // Boxed, as everything that warm reads don't need: a future is moved through every layer around it.
     Box::pin(read).await
+}
+
+/// A version's bytes as what a worker works on. They are not copied anywhere on their way, and checked like any other whole read.
+pub(crate) struct Original<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) version: &'a Version,
+}
+
+impl Source for Original<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.version.size_bytes
+    }
+
+    fn facts(&self) -> Option<&Facts> {
+        self.version.facts.as_ref()
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Chunks, Error>> {
+        Box::pin(async {
+            Ok(match open(self.app, self.version, None).await? {
+                Body::Memory(bytes) => futures_util::stream::once(std::future::ready(Ok(bytes))).boxed(),
+                Body::Stream(chunks) => chunks,
+            })
+        })
+    }
 }
 
 /// Passes chunks on one behind, so that the last one leaves only when the digest is right.

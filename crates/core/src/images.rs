@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::model::{Actor, Image, ImageId, State};
-use crate::{Error, access, db, fetch, variant};
+use crate::{Error, access, db, fetch, kept};
 
 /// Versions that a record lists, the newest of them.
 const VERSIONS_MAX: u32 = 1000;
@@ -37,7 +37,7 @@ pub async fn set_focus(app: &App, actor: &Actor, id: ImageId, focus: Option<(u16
 /// As [`set_focus`].
 pub async fn purge(app: &App, actor: &Actor, id: ImageId) -> Result<usize, Error> {
     editable(app, actor, id).await?;
-    let count = variant::purge(app, id).await?;
+    let count = kept::purge(app, id).await?;
     tracing::info!(target: "audit", login = actor.login, image = %id, count, "renderings purged");
     Ok(count)
 }

@@ -1,6 +1,7 @@
 //! Work that one of several nodes does. A lease ends by itself, so what a dead node was at is taken up by another; all leased work may be
 //! done twice without harm. A process that has its database for itself needs none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
@@ -65,5 +66,34 @@ pub(crate) async fn give_back(app: &App, name: String) {
         .await;
     if let Err(error) = given {
         tracing::debug!(%error, "a lease is left to end by itself");
+    }
+}
+
+/// A lease that is given back when it is dropped, however that comes about.
+pub(crate) struct Held(Option<(Arc<App>, String)>);
+
+/// As [`take`], as a guard. None when another node has it.
+///
+/// # Errors
+/// As [`take`].
+pub(crate) async fn hold(app: &Arc<App>, name: String, lasts: Duration) -> Result<Option<Held>, Error> {
+    let taken = take(app, name.clone(), lasts).await?;
+    Ok(taken.then(|| Held(app.database.is_shared().then(|| (Arc::clone(app), name)))))
+}
+
+impl Held {
+    /// Gives it back now, and returns when that is done.
+    pub(crate) async fn give_back(mut self) {
+        if let Some((app, name)) = self.0.take() {
+            give_back(&app, name).await;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some((app, name)), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { give_back(&app, name).await });
+        }
     }
 }

@@ -1,20 +1,29 @@
 //! What nobody waits for, once an image is stored: what it looks like from afar, and renderings that are sure to be asked for.
 //!
-//! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on.
+//! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on. Orgs take turns. Only
+//! what a decoder refuses is looked at once; whatever else goes wrong is tried again after a pause, which grows, and a picture that ends
+//! workers is given up after the third one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use imagewell_imaging::look::Look;
 use imagewell_imaging::transform::Outputs;
 
 use crate::app::App;
+use crate::db::looks::Tries;
+use crate::fetch::Original;
 use crate::grammar::Asked;
 use crate::model::{Image, State, Timestamp};
+use crate::workers::Failure;
 use crate::{Error, db, leases, presets, variant};
 
 /// Versions that are read from the database at a time.
-const PAGE: u32 = 32;
+const PAGE: u32 = 16;
+
+/// After so long what has come in the meantime has its turn before the rest of a page.
+const PAGE_LASTS: Duration = Duration::from_secs(1);
 
 /// Between two looks while uploads are coming in: they want the processors and the database for themselves.
 const BESIDE_UPLOADS: Duration = Duration::from_millis(100);
@@ -22,17 +31,25 @@ const BESIDE_UPLOADS: Duration = Duration::from_millis(100);
 /// Longer than any look takes.
 const LEASE_LASTS: Duration = Duration::from_secs(120);
 
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// A picture is given up after the death of so many workers.
+const DEATHS_MAX: u32 = 3;
+
 /// Whether something may wait, and whether somebody is at it.
 #[derive(Debug)]
 pub(crate) struct Looks {
     waiting: AtomicBool,
     running: AtomicBool,
+    /// When the first of those that were put off has its turn, in microseconds since 1970.
+    again_us: AtomicI64,
 }
 
 impl Default for Looks {
     /// What an earlier process left waits.
     fn default() -> Self {
-        Self { waiting: AtomicBool::new(true), running: AtomicBool::new(false) }
+        Self { waiting: AtomicBool::new(true), running: AtomicBool::new(false), again_us: AtomicI64::new(i64::MAX) }
     }
 }
 
@@ -41,6 +58,20 @@ impl Looks {
     pub(crate) fn wake(&self) {
         self.waiting.store(true, Ordering::SeqCst);
     }
+
+    /// Something is to be looked at from then on.
+    fn wake_at(&self, then: Timestamp) {
+        self.again_us.fetch_min(then.0, Ordering::SeqCst);
+    }
+
+    /// Whether something waits whose time has come. From now on nothing does.
+    fn take(&self) -> bool {
+        let due = self.again_us.load(Ordering::SeqCst) <= Timestamp::now().0;
+        if due {
+            self.again_us.store(i64::MAX, Ordering::SeqCst);
+        }
+        self.waiting.swap(false, Ordering::SeqCst) || due
+    }
 }
 
 /// Starts to look at what waits, unless nothing does or somebody is at it.
@@ -48,7 +79,7 @@ pub(crate) fn go_on(app: &Arc<App>) {
     if !app.options.looks || app.looks.running.swap(true, Ordering::SeqCst) {
         return;
     }
-    if !app.looks.waiting.swap(false, Ordering::SeqCst) {
+    if !app.looks.take() {
         app.looks.running.store(false, Ordering::SeqCst);
         return;
     }
@@ -69,25 +100,28 @@ pub(crate) fn go_on(app: &Arc<App>) {
 ///
 /// # Errors
 /// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
-async fn catch_up(app: &App) -> Result<(), Error> {
+async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
     loop {
-        let waiting = db::looks::waiting(&app.database, PAGE).await?;
+        let waiting = db::looks::waiting(&app.database, Timestamp::now(), PAGE).await?;
         if waiting.is_empty() {
             return Ok(());
         }
+        let begun = tokio::time::Instant::now();
         let mut taken = 0;
         for image in waiting {
             if app.uploads.available_permits() < app.options.uploads_concurrent_max {
                 tokio::time::sleep(BESIDE_UPLOADS).await;
             }
-            if !leases::take(app, lease(&image), LEASE_LASTS).await? {
-                continue;
-            }
-            // Whatever comes of it, its row then says that somebody has looked.
+            // Who has it looks at the version.
+            let lease = format!("look:{}", image.version.blob.as_str());
+            let Some(lease) = leases::hold(app, lease, LEASE_LASTS).await? else { continue };
             let looked = look_at(app, &image).await;
-            leases::give_back(app, lease(&image)).await;
+            lease.give_back().await;
             looked?;
             taken += 1;
+            if begun.elapsed() > PAGE_LASTS {
+                break;
+            }
         }
         if taken == 0 {
             // Other nodes are at all of them. Should one die, its images are found again later.
@@ -96,55 +130,96 @@ async fn catch_up(app: &App) -> Result<(), Error> {
     }
 }
 
-/// Who has it looks at the version.
-fn lease(image: &Image) -> String {
-    format!("look:{}", image.version.blob.as_str())
+/// What came of a try.
+enum Tried {
+    /// It is done with, whether or not there was anything to see.
+    Done(Option<Look>),
+    /// Something didn't work that may work another time.
+    Again { look: Option<Look>, killed_a_worker: bool },
 }
 
-async fn look_at(app: &App, image: &Image) -> Result<(), Error> {
-    let version = &image.version;
-    if !db::looks::waits(&app.database, &version.blob).await? {
+async fn look_at(app: &Arc<App>, image: &Image) -> Result<(), Error> {
+    let Some(tries) = db::looks::tries(&app.database, &image.version.blob).await? else {
         // Another node was faster.
         return Ok(());
-    }
-    let look = match variant::content(app, version).await {
-        Ok(source) => app.workers.look(image.org, &source, version.facts.as_ref()).await,
-        Err(error) => Err(error),
     };
-    let look = match look {
-        Ok(look) => Some(look),
-        Err(busy @ (Error::Busy { .. } | Error::TooMany { .. })) => return Err(busy),
-        Err(error) => {
-            // It stays as it is: a picture that can't be decoded is still kept and served.
-            tracing::info!(image = %image.id, %error, "an image can't be looked at");
-            None
-        }
-    };
-    if look.is_some() && image.state == State::Kept {
-        prewarm(app, image).await?;
-    }
+    let tried = tried(app, image).await?;
     let image = image.clone();
-    app.database
-        .write(move |connection| {
-            Box::pin(async move { db::looks::set(connection, &image, look.as_ref(), Timestamp::now()).await })
-        })
-        .await
+    match tried {
+        Tried::Again { look, killed_a_worker } if tries.deaths + u32::from(killed_a_worker) < DEATHS_MAX => {
+            let tries = Tries { failed: tries.failed + 1, deaths: tries.deaths + u32::from(killed_a_worker) };
+            let again = Timestamp::now().plus(pause_after(app.options.looks_pause, tries.failed));
+            app.looks.wake_at(again);
+            app.database
+                .write(move |connection| {
+                    Box::pin(async move { db::looks::put_off(connection, &image, look.as_ref(), tries, again).await })
+                })
+                .await
+        }
+        Tried::Done(look) | Tried::Again { look, .. } => {
+            app.database
+                .write(move |connection| {
+                    Box::pin(async move { db::looks::set(connection, &image, look.as_ref(), Timestamp::now()).await })
+                })
+                .await
+        }
+    }
 }
 
-/// Makes the renderings of those presets that are to be there at once: for clients that read WebP, and for those that don't.
-async fn prewarm(app: &App, image: &Image) -> Result<(), Error> {
+/// Each pause is four times as long as the one before.
+fn pause_after(first: Duration, failed: u32) -> Duration {
+    first.saturating_mul(4_u32.saturating_pow(failed.saturating_sub(1))).min(PAUSE_MAX)
+}
+
+async fn tried(app: &Arc<App>, image: &Image) -> Result<Tried, Error> {
+    let source = Original { app, version: &image.version };
+    let failure = match app.workers.look(image.org, &source).await {
+        Ok(look) => {
+            let prewarmed = image.state != State::Kept || prewarm(app, image).await?;
+            return Ok(if prewarmed {
+                Tried::Done(Some(look))
+            } else {
+                Tried::Again { look: Some(look), killed_a_worker: false }
+            });
+        }
+        Err(failure) => failure,
+    };
+    // It stays as it is: a picture that can't be decoded is still kept and served.
+    tracing::info!(image = %image.id, ?failure, "an image can't be looked at");
+    match failure {
+        Failure::Refused(_) => Ok(Tried::Done(None)),
+        Failure::Overtaxed(_) | Failure::Killed => Ok(Tried::Again { look: None, killed_a_worker: true }),
+        Failure::Passing(busy @ (Error::Busy { .. } | Error::TooMany { .. })) => Err(busy),
+        Failure::Passing(_) => Ok(Tried::Again { look: None, killed_a_worker: false }),
+    }
+}
+
+/// Makes the renderings of those presets that are to be there at once: for clients that read WebP, and for those that don't. False when
+/// one couldn't be made that may be another time.
+async fn prewarm(app: &Arc<App>, image: &Image) -> Result<bool, Error> {
+    let mut all = true;
     for preset in presets::of_org(app, image.org).await?.iter().filter(|preset| preset.prewarm) {
         let Ok(asked) = Asked::parse(&preset.steps, u32::MAX) else { continue };
         let modern = Outputs { webp: true, ..Outputs::CLASSIC };
         let clients: &[Outputs] = if asked.depends_on_accept() { &[Outputs::CLASSIC, modern] } else { &[Outputs::CLASSIC] };
         for client in clients {
             let transform = variant::of_image(image, &asked.transform(*client));
-            match variant::open_or_render(app, image, &transform).await {
-                Err(busy @ (Error::Busy { .. } | Error::TooMany { .. })) => return Err(busy),
-                Err(error) => tracing::info!(image = %image.id, preset = preset.name, %error, "a preset can't be rendered"),
-                Ok(_) => {}
+            if let Err(error) = variant::open_or_render(app, image, &transform).await {
+                tracing::info!(image = %image.id, preset = preset.name, %error, "a preset can't be rendered");
+                all &= matches!(error, Error::Invalid { .. });
             }
         }
     }
-    Ok(())
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_quarter_of_a_day() {
+        let seconds: Vec<u64> = [1, 2, 3, 4, 100].map(|failed| pause_after(Duration::from_secs(5), failed).as_secs()).to_vec();
+        assert_eq!(seconds, [5, 20, 80, 320, 21_600]);
+    }
 }

@@ -19,6 +19,7 @@ use crate::model::{
     TicketNumbers, Timestamp, Version,
 };
 use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
+use crate::workers::Given;
 use crate::{Error, access, db};
 
 /// Bytes of a file that are read at a time to inspect it.
@@ -226,7 +227,8 @@ impl Admitted {
         let drawing = is_drawing(&app, &request, spool.head()).await?;
         let mut spooled = spool.finish().await?;
         if drawing {
-            let drawn = app.workers.rasterise(request.actor.org, &spooled.content).await?;
+            let drawing = Given { content: &spooled.content, facts: None };
+            let drawn = app.workers.rasterise(request.actor.org, &drawing).await?;
             spooled = Spooled { digest: Digest(Sha256::digest(&drawn).into()), content: Content::Memory(drawn) };
         }
         let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();

@@ -141,10 +141,17 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             wait_max: Duration::from_secs(settings.workers.wait_seconds_max),
             jobs_max: settings.workers.jobs_max.get(),
             time_max: Duration::from_secs(settings.workers.time_seconds_max),
+            drawing_time_max: Duration::from_secs(settings.workers.drawing_seconds_max),
+            look_time_max: Duration::from_secs(settings.workers.look_seconds_max),
+            avif_pixels_max: settings.workers.avif_pixels_max,
+            lossless_webp_pixels_max: settings.workers.lossless_webp_pixels_max,
+            refused_for: Duration::from_secs(settings.workers.refused_seconds),
+            allow_without_sandbox: settings.workers.allow_without_sandbox,
             images: limits(settings),
         },
         variant_bytes_max: settings.cache.variant_bytes_max,
         looks: settings.images.looks,
+        looks_pause: Duration::from_secs(settings.images.look_pause_seconds),
         sweep: sweep::Options {
             interval: Duration::from_secs(settings.sweep.interval_seconds),
             grace: Duration::from_secs(settings.sweep.grace_seconds),
@@ -237,18 +244,29 @@ pub async fn start(service: Service) -> Result<Running, Error> {
     let accepting = tokio::spawn(listener::accept(listener, router, tls, Arc::clone(&service.settings), Arc::clone(&stop)));
     let background = tokio::spawn(Arc::clone(&service.app).run_in_background());
     tokio::spawn(telemetry::keep_metrics_small(service.metrics.clone()));
-    tokio::spawn(report_sandbox(Arc::clone(&service.app)));
+    tokio::spawn(report_sandbox(Arc::clone(&service.app), service.settings.workers.allow_without_sandbox));
     Ok(Running { address, service, accepting, stop, background })
 }
 
 /// Says at start how well hostile pictures are locked in.
-async fn report_sandbox(app: Arc<App>) {
-    let sandbox = app.workers.probe().await;
-    let weak = sandbox.is_empty() || sandbox.contains("not supported") || sandbox.contains("ALLOWED");
-    if weak {
-        tracing::warn!(sandbox, "workers that decode images are not fully sandboxed");
-    } else {
-        tracing::info!(sandbox, "workers are sandboxed");
+async fn report_sandbox(app: Arc<App>, allowed_without: bool) {
+    let sandbox = app.workers.sandbox().await;
+    let holds = sandbox.as_ref().is_ok_and(|sandbox| sandbox.holds);
+    metrics::gauge!("imagewell_workers_sandboxed").set(if holds { 1.0 } else { 0.0 });
+    match sandbox {
+        Ok(sandbox) if sandbox.holds => tracing::info!(sandbox = sandbox.description, "workers are sandboxed"),
+        Ok(sandbox) if allowed_without => {
+            tracing::warn!(
+                sandbox = sandbox.description,
+                "workers that decode images are not fully sandboxed, as the settings allow"
+            );
+        }
+        Ok(sandbox) => tracing::error!(
+            sandbox = sandbox.description,
+            "no image is rendered: this system can't sandbox workers that decode images. Use a kernel with landlock and seccomp, or set \
+             workers.allow_without_sandbox where every image is trusted"
+        ),
+        Err(error) => tracing::error!(%error, "workers that decode images can't be started"),
     }
 }
 
@@ -261,6 +279,7 @@ impl Running {
             () = self.service.app.halt.wait() => true,
         };
         self.service.draining.store(true, Ordering::SeqCst);
+        self.service.app.workers.drain();
         let server = &self.service.settings.server;
         if !halted && server.drain_delay_seconds > 0 {
             tracing::info!(seconds = server.drain_delay_seconds, "unready: waiting for the balancer to notice");

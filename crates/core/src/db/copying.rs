@@ -133,6 +133,9 @@ pub(crate) const TABLES: &[Table] = &[
             ("attribution_code", Text),
             ("look", Text),
             ("looked_us", Integer),
+            ("look_again_us", Integer),
+            ("look_tries", Integer),
+            ("look_deaths", Integer),
         ],
     },
     Table {

@@ -10,22 +10,38 @@ use crate::changes::Change;
 use crate::model::{BlobKey, Image, Timestamp};
 
 statements! {
-    NEXT = select_image!("WHERE v.looked_us IS NULL AND v.format IS NOT NULL AND v.deleted_us IS NULL \
-        ORDER BY v.created_us LIMIT $1");
-    WAITS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1 AND looked_us IS NULL";
+    // Turns go from org to org, among the ten thousand oldest: the first of each, then the second of each.
+    NEXT = select_image!(
+        "JOIN (SELECT image_id, number, ROW_NUMBER() OVER (PARTITION BY org_id ORDER BY created_us) AS turn FROM (\
+            SELECT w.image_id, w.number, w.created_us, o.org_id FROM versions w JOIN images o ON o.id = w.image_id \
+            WHERE w.looked_us IS NULL AND w.format IS NOT NULL AND w.deleted_us IS NULL \
+            AND (w.look_again_us IS NULL OR w.look_again_us <= $1) ORDER BY w.created_us LIMIT 10000) AS oldest) AS turns \
+        ON turns.image_id = v.image_id AND turns.number = v.number ORDER BY turns.turn, v.created_us LIMIT $2");
+    TRIES = "SELECT look_tries, look_deaths FROM versions WHERE blob_key = $1 AND looked_us IS NULL";
     SET = "UPDATE versions SET look = $2, looked_us = $3 WHERE blob_key = $1";
+    PUT_OFF = "UPDATE versions SET look = $2, look_again_us = $3, look_tries = $4, look_deaths = $5 WHERE blob_key = $1";
 }
 
-/// Versions that wait, the oldest first.
-pub(crate) async fn waiting(database: &Database, count: u32) -> Result<Vec<Image>, Error> {
-    let rows: Vec<Row> = query(NEXT).bind(i64::from(count)).fetch_all(database).await?;
+/// Failures so far to look at a version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tries {
+    /// Of any kind.
+    pub(crate) failed: u32,
+    /// Those that ended a worker.
+    pub(crate) deaths: u32,
+}
+
+/// Versions that wait and whose time has come: the oldest of each org, then the second of each, and so on.
+pub(crate) async fn waiting(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Image>, Error> {
+    let rows: Vec<Row> = query(NEXT).bind(now.0).bind(i64::from(count)).fetch_all(database).await?;
     rows.into_iter().map(Image::try_from).collect()
 }
 
-/// Whether nobody has looked at these bytes so far.
-pub(crate) async fn waits(database: &Database, blob: &BlobKey) -> Result<bool, Error> {
-    let count: i64 = query(WAITS).bind(blob.as_str()).fetch_value(database).await?;
-    Ok(count > 0)
+/// How often looking at these bytes has failed. None when somebody has looked at them, or they are gone.
+pub(crate) async fn tries(database: &Database, blob: &BlobKey) -> Result<Option<Tries>, Error> {
+    let row: Option<(i64, i64)> = query(TRIES).bind(blob.as_str()).fetch_optional(database).await?;
+    let count = |value: i64| u32::try_from(value).unwrap_or(0);
+    Ok(row.map(|(failed, deaths)| Tries { failed: count(failed), deaths: count(deaths) }))
 }
 
 /// Notes that somebody looked, and what was seen if anything was.
@@ -37,5 +53,27 @@ pub(crate) async fn set(connection: &mut Connection, image: &Image, look: Option
         .execute(&mut *connection)
         .await?;
     connection.announce(Change::Image(image.id));
+    Ok(())
+}
+
+/// Notes that it didn't come to an end, what was seen so far if anything was, and from when on it may be tried again.
+pub(crate) async fn put_off(
+    connection: &mut Connection,
+    image: &Image,
+    look: Option<&Look>,
+    tries: Tries,
+    again: Timestamp,
+) -> Result<(), Error> {
+    query(PUT_OFF)
+        .bind(image.version.blob.as_str())
+        .bind(look.map(ToString::to_string))
+        .bind(again.0)
+        .bind(i64::from(tries.failed))
+        .bind(i64::from(tries.deaths))
+        .execute(&mut *connection)
+        .await?;
+    if look.is_some() {
+        connection.announce(Change::Image(image.id));
+    }
     Ok(())
 }

@@ -183,6 +183,43 @@ async fn old_data_opens() {
     assert_eq!(rules, Some(crate::model::NamespaceRules::plain(namespace)));
 }
 
+/// Passing failures once counted as looks; those images are looked at again, and no others.
+#[tokio::test]
+async fn what_earlier_versions_took_for_a_look_is_looked_at_again() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("a.db");
+    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut connection = options.connect().await.expect("opens");
+    sqlx::migrate::Migrator::with_migrations(migrations::up_to(8)).run(&mut connection).await.expect("migrates");
+    let account = "01a1fc2e-b3ff-7513-b584-b6649bfe564a";
+    let image = "01a1fc2e-b41e-7441-b63c-27c0818eeff9";
+    let mut setup = vec![
+        "INSERT INTO orgs (id, name) VALUES (1, 'acme')".to_owned(),
+        format!(
+            "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
+             VALUES ('{account}', 1, 'user', 'ada', 'ada', '', FALSE, 0)"
+        ),
+        format!(
+            "INSERT INTO images (id, org_id, owner_id, namespace, app_key, permission, state, latest_version, created_us) \
+             VALUES ('{image}', 1, '{account}', 'opsportal-images', 'crew', 'crew.view', 'kept', 1, 0)"
+        ),
+    ];
+    for (number, format, look) in [(1, "'png'", "NULL"), (2, "'png'", "'00ff0010'"), (3, "'heic'", "NULL"), (4, "NULL", "NULL")] {
+        setup.push(format!(
+            "INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, format, look, looked_us, \
+             created_by, created_us) VALUES ('{image}', {number}, '{number}', 5, '', '', {format}, {look}, 7, '{account}', 0)"
+        ));
+    }
+    for sql in setup {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect("inserts");
+    }
+    drop(connection);
+    let reader = reader(&sqlite_in(folder.path()).await);
+    let waiting: Vec<i64> =
+        sqlx::query_scalar("SELECT number FROM versions WHERE looked_us IS NULL").fetch_all(&reader).await.expect("reads");
+    assert_eq!(waiting, [1]);
+}
+
 /// A column that a migration adds must not be forgotten when data moves.
 #[tokio::test]
 async fn a_move_knows_every_column_of_every_table() {

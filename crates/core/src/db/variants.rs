@@ -16,7 +16,11 @@ statements! {
     DELETE = "DELETE FROM variants WHERE key = $1";
     OF_VERSION = "SELECT key FROM variants WHERE version_blob_key = $1";
     OF_IMAGE = "SELECT v.key FROM variants v JOIN versions w ON w.blob_key = v.version_blob_key WHERE w.image_id = $1";
-    EXISTS = "SELECT COUNT(*) FROM variants WHERE key = $1";
+    // Without its version nobody counts on it any more.
+    EXISTS = "SELECT COUNT(*) FROM variants v JOIN versions w ON w.blob_key = v.version_blob_key WHERE v.key = $1";
+    OF_MISSING_VERSIONS = "SELECT key FROM variants WHERE NOT EXISTS (SELECT 1 FROM versions w WHERE w.blob_key = version_blob_key) \
+        ORDER BY version_blob_key LIMIT $1";
+    SIZE = "SELECT size_bytes FROM variants WHERE key = $1";
 }
 
 /// Notes a rendering that was stored. False when its version is gone by now.
@@ -71,7 +75,19 @@ pub(crate) async fn of_image(database: &Database, image: ImageId) -> Result<Vec<
     keys(database, OF_IMAGE, &image.to_string()).await
 }
 
-/// Whether it is one that is kept.
+/// Some of those whose version is gone.
+pub(crate) async fn of_missing_versions(database: &Database, count: u32) -> Result<Vec<BlobKey>, Error> {
+    let keys: Vec<String> = query(OF_MISSING_VERSIONS).bind(i64::from(count)).fetch_values(database).await?;
+    Ok(keys.into_iter().map(BlobKey::from_stored).collect())
+}
+
+/// How many bytes of one are stored. None when it has no row.
+pub(crate) async fn size_bytes(database: &Database, key: &BlobKey) -> Result<Option<u64>, Error> {
+    let size: Option<i64> = query(SIZE).bind(key.as_str()).fetch_optional_value(database).await?;
+    Ok(size.map(|size| u64::try_from(size).unwrap_or(0)))
+}
+
+/// Whether it is one that is kept, of a version that is there.
 pub(crate) async fn exists(database: &Database, key: &BlobKey) -> Result<bool, Error> {
     let count: i64 = query(EXISTS).bind(key.as_str()).fetch_value(database).await?;
     Ok(count > 0)

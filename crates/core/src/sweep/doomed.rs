@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::db::doomed::{Doomed, DoomedBytes};
 use crate::db::tickets::Expired;
 use crate::model::Timestamp;
-use crate::{Error, leases, variant};
+use crate::{Error, kept, leases};
 
 pub(super) async fn sweep<T: Doomed>(app: &App, mode: Mode, until: Timestamp) -> Result<(u64, u64), Error> {
     match mode {
@@ -49,9 +49,15 @@ async fn remove<T: Doomed>(app: &App, until: Timestamp) -> Result<(u64, u64), Er
         for doomed in &removed {
             let DoomedBytes { blob, size_bytes } = doomed.bytes();
             match app.storage.delete(blob).await {
-                Ok(()) => variant::remove_of_version(app, blob).await?,
+                Ok(()) => {}
                 // It is an orphan from now on.
                 Err(Error::Internal { detail }) => tracing::warn!(key = blob.as_str(), detail, "a blob could not be removed"),
+                Err(error) => return Err(error),
+            }
+            match kept::remove_of_version(app, blob).await {
+                Ok(()) => {}
+                // A sweep finds it by its version, which is gone.
+                Err(Error::Internal { detail }) => tracing::warn!(key = blob.as_str(), detail, "renderings could not be removed"),
                 Err(error) => return Err(error),
             }
             count += 1;

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::db::files::PastUndo;
 use crate::db::tickets::Expired;
 use crate::model::{BlobKey, Timestamp};
-use crate::{Error, db, identity, leases};
+use crate::{Error, db, identity, kept, leases};
 
 /// Between two looks at progress.
 const REPORT_EVERY: u64 = 10_000;
@@ -246,7 +246,13 @@ async fn run_once(app: &App, mode: Mode, report: &mut Report<'_>) -> Result<Summ
     summary.expired = expired;
     summary.bytes += bytes;
     sweep_blobs(app, mode, now, &mut summary, report).await?;
+    if mode != Mode::DryRun {
+        kept::remove_of_missing_versions(app).await?;
+    }
     sweep_variants(app, mode, now.of_store.minus(options.grace), &mut summary, report).await?;
+    if mode != Mode::DryRun {
+        app.storage.remove_empty_variant_folders(options.grace).await?;
+    }
     for leftover in app.storage.leftovers(options.grace).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;

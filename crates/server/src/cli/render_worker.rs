@@ -17,8 +17,11 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, Sec
 
 /// Address space; the decoder's own cap is 512 MiB.
 const ADDRESS_SPACE_BYTES_MAX: u64 = 1536 * 1024 * 1024;
-/// Seconds of CPU time, of all jobs together.
+/// Seconds of CPU time, of all jobs together, after which it dies of SIGXCPU.
 const CPU_SECONDS_MAX: u64 = 120;
+/// Seconds of CPU time after which it dies of SIGKILL, should the other signal not have done it. Whoever finds a worker that died of
+/// SIGKILL takes it for the doing of others.
+const CPU_SECONDS_AT_LAST: u64 = CPU_SECONDS_MAX + 5;
 /// Bytes that wait in a pipe; more than this needs a privilege (pipe(7)).
 const PIPE_BYTES: usize = 1024 * 1024;
 /// Bytes of the source.
@@ -27,6 +30,7 @@ const SOURCE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const JOB_BYTES_MAX: u32 = 256;
 
 pub(super) fn run(what: &str, limits: Limits) -> ExitCode {
+    ignore_ends();
     widen_pipes();
     let sandbox = enter_sandbox();
     if what == "probe" {
@@ -39,6 +43,16 @@ pub(super) fn run(what: &str, limits: Limits) -> ExitCode {
             Ok(false) => return ExitCode::SUCCESS,
             Err(_) => return ExitCode::FAILURE,
         }
+    }
+}
+
+/// A service manager and a terminal send these to all processes of a service. The server drains then, and needs its workers for
+/// that; they end with their input.
+#[expect(unsafe_code, reason = "no crate at hand sets a signal to be ignored")]
+fn ignore_ends() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no handler of ours runs; the call has no other effect.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 
@@ -108,11 +122,14 @@ fn done(job: &str, source: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
 
 /// Gives up every right that decoding doesn't need, as far as the kernel goes along, and says how far that was.
 fn enter_sandbox() -> String {
-    for (resource, limit) in
-        [(Resource::As, ADDRESS_SPACE_BYTES_MAX), (Resource::Cpu, CPU_SECONDS_MAX), (Resource::Core, 0), (Resource::Fsize, 0)]
-    {
+    for (resource, limit, at_last) in [
+        (Resource::As, ADDRESS_SPACE_BYTES_MAX, ADDRESS_SPACE_BYTES_MAX),
+        (Resource::Cpu, CPU_SECONDS_MAX, CPU_SECONDS_AT_LAST),
+        (Resource::Core, 0, 0),
+        (Resource::Fsize, 0, 0),
+    ] {
         // Lower hard limits of the surroundings stay in force.
-        let _ = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
+        let _ = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(at_last) });
     }
     let files = match no_files_or_network() {
         Ok(RulesetStatus::FullyEnforced) => "enforced",

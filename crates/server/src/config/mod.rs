@@ -206,6 +206,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.server.idle_timeout_seconds == 0, "server.idle_timeout_seconds: at least 1");
     fault(settings.uploads.concurrent_max == 0, "uploads.concurrent_max: at least 1");
     fault(settings.workers.concurrent_max == 0, "workers.concurrent_max: at least 1");
+    fault(settings.workers.time_seconds_max == 0, "workers.time_seconds_max: at least 1");
+    fault(settings.workers.drawing_seconds_max == 0, "workers.drawing_seconds_max: at least 1");
+    fault(settings.workers.look_seconds_max == 0, "workers.look_seconds_max: at least 1");
     fault(settings.passwords.concurrent_max == 0, "passwords.concurrent_max: at least 1");
     fault(settings.passwords.memory_kib < 8, "passwords.memory_kib: at least 8");
     fault(settings.passwords.passes == 0, "passwords.passes: at least 1");

@@ -193,6 +193,9 @@ settings! {
         /// Whether images are looked at in the background once they are stored: for the dominant colour and the blur of their record, and
         /// for presets that are prewarmed.
         looks: bool = "true";
+        /// Seconds after which that is tried again where it failed for a passing reason. Each further failure makes it four times as
+        /// long, up to six hours.
+        look_pause_seconds: u64 = "5";
         /// Pixels along the longer side of a rendering that a URL asks for.
         transform_side_px_max: u32 = "4096";
         /// Pixels of one rendering.
@@ -278,9 +281,10 @@ settings! {
 
     /// Processes that decode pixels.
     workers: WorkerSettings {
-        /// Workers at once.
+        /// Workers at once. With two or more, the first rendering of an org that waits while another org holds them all gets one more.
         concurrent_max: usize = "2";
-        /// Bytes that all renderings at once may take, by estimate. One that would take more waits until it is alone.
+        /// Bytes that all renderings at once may take, by estimate. One that would take more waits until it is alone. The one more of
+        /// another org may take a quarter of this beyond it.
         memory_bytes_max: u64 = "536870912";
         /// Renderings that wait for their turn. More are told to come back.
         queue_max: usize = "64";
@@ -292,6 +296,20 @@ settings! {
         jobs_max: NonZeroU32 = "50";
         /// Seconds after which a rendering is given up and its worker killed.
         time_seconds_max: u64 = "30";
+        /// The same for an SVG that is drawn when it is uploaded.
+        drawing_seconds_max: u64 = "5";
+        /// The same for the look at an image in the background, which is tried three times.
+        look_seconds_max: u64 = "10";
+        /// Pixels of a rendering as AVIF. More would not be ready in time: clients that read other formats get one of those, others
+        /// are refused at once.
+        avif_pixels_max: u64 = "12000000";
+        /// Pixels of a rendering as WebP without loss. More would not be ready in time and are refused at once.
+        lossless_webp_pixels_max: u64 = "16000000";
+        /// Seconds for which a rendering that was refused, or took too long, is refused without another try.
+        refused_seconds: u64 = "3600";
+        /// Whether images are decoded also on a system that knows no landlock or no seccomp, where a hostile one that takes a
+        /// worker over is less locked in. Off, such a system renders nothing; originals are served.
+        allow_without_sandbox: bool = "false";
     }
 
     /// Removing what nothing points at.

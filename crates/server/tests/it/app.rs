@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
 
 use imagewell::config::{Settings, StorageUrl};
 use imagewell::serve::{Ended, Service, start};
@@ -115,6 +116,10 @@ impl Data {
 
     /// Opens a service that doesn't listen.
     pub async fn open(&self, overrides: &[(&str, &str)]) -> Result<Service, imagewell_core::Error> {
+        self.open_with(overrides, program()).await
+    }
+
+    async fn open_with(&self, overrides: &[(&str, &str)], workers: PathBuf) -> Result<Service, imagewell_core::Error> {
         let mut settings = Settings::default();
         let data_dir = self.folder.path().to_string_lossy().into_owned();
         // Cheap hashes: the real costs are tested where they matter.
@@ -125,13 +130,14 @@ impl Data {
             ("passwords.passes", "1"),
             ("storage.free_bytes_min", "0"),
             ("storage.free_inodes_min", "0"),
+            ("workers.allow_without_sandbox", if *SANDBOXED { "false" } else { "true" }),
         ];
         let outgrown = self.outgrown.as_ref().map(Outgrown::settings).unwrap_or_default();
         let outgrown: Vec<(&str, &str)> = outgrown.iter().map(|(key, value)| (*key, value.as_str())).collect();
         for (key, value) in base.iter().chain(&outgrown).chain(overrides) {
             settings.set(key, value).unwrap_or_else(|| panic!("no setting {key}")).unwrap_or_else(|hint| panic!("{key}: {hint}"));
         }
-        Service::open(settings, program()).await
+        Service::open(settings, workers).await
     }
 
     /// Where the blobs lie as files.
@@ -179,7 +185,12 @@ impl TestApp {
     }
 
     pub async fn on(data: Arc<Data>, overrides: &[(&str, &str)]) -> Self {
-        let service = data.open(overrides).await.expect("opens");
+        Self::with_workers(data, overrides, program()).await
+    }
+
+    /// With another program for its workers.
+    pub async fn with_workers(data: Arc<Data>, overrides: &[(&str, &str)], workers: PathBuf) -> Self {
+        let service = data.open_with(overrides, workers).await.expect("opens");
         provision::apply(&service.app, plan()).await.expect("provisions");
         let running = start(service.clone()).await.expect("starts");
         let address = running.address;
@@ -303,6 +314,12 @@ pub fn files_below(blobs: &Path, spool: &Path) -> BTreeSet<PathBuf> {
     walk(spool, &mut found);
     found
 }
+
+/// Whether workers are sandboxed here. Where they are not, nothing is rendered unless a setting allows it.
+pub static SANDBOXED: LazyLock<bool> = LazyLock::new(|| {
+    let output = Command::new(program()).args(["render-worker", "probe"]).env_clear().output().expect("runs");
+    !String::from_utf8_lossy(&output.stdout).contains("not supported")
+});
 
 /// The program that tests of processes run, and that renders in the others.
 pub fn program() -> PathBuf {

@@ -190,6 +190,26 @@ async fn on_a_disk_as_good_as_full_uploads_wait_and_everything_else_goes_on() {
     assert!(process.terminate().success());
 }
 
+/// Not a byte is free, and what is rendered is served all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_large_images_are_rendered() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let process = Process::serve_on_tmpfs(&data, "size=16M", &[("IMAGEWELL_IMAGES_LOOKS", "false")]);
+    let ada = process.actor("ada").await;
+    let uuid = ada.upload(png_of_bytes(3_000_000, 1)).await.uuid();
+    let mut ballast = std::fs::File::create(inside(&process, &data).join("ballast")).expect("makes");
+    let full = loop {
+        if let Err(error) = std::io::Write::write_all(&mut ballast, &[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let answer = Answer::of(ada.get(&format!("/i/{uuid}/w_4"))).await;
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    assert!(process.terminate().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_finds_the_disk_full_is_507_and_leaves_nothing() {
     for options in ["size=12M", "size=64M,nr_inodes=40"] {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use imagewell::config::environment_name;
 
-use crate::app::{Actor, Answer, Outgrown, PASSWORD, program};
+use crate::app::{Actor, Answer, Outgrown, PASSWORD, SANDBOXED, program};
 
 /// Two users in one org; ada uploads and sees.
 pub const PLAN: &str = include_str!("../../../../testdata/accounts.toml");
@@ -74,7 +74,8 @@ fn configure(command: &mut Command, data_dir: &Path) {
         .env("IMAGEWELL_PASSWORDS_PASSES", "1")
         .env("IMAGEWELL_LOG_FORMAT", "json")
         .env("IMAGEWELL_STORAGE_FREE_BYTES_MIN", "0")
-        .env("IMAGEWELL_STORAGE_FREE_INODES_MIN", "0");
+        .env("IMAGEWELL_STORAGE_FREE_INODES_MIN", "0")
+        .env("IMAGEWELL_WORKERS_ALLOW_WITHOUT_SANDBOX", if *SANDBOXED { "false" } else { "true" });
 }
 
 pub fn run(data_dir: &Path, arguments: &[&str]) -> Output {
@@ -120,6 +121,13 @@ pub fn accounts_on_disk() -> (tempfile::TempDir, PathBuf) {
 impl Process {
     pub fn serve(data_dir: &Path) -> Self {
         Self::start(imagewell(data_dir, &["serve"]))
+    }
+
+    /// With variables of the test's own.
+    pub fn serve_with(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = imagewell(data_dir, &["serve"]);
+        command.envs(settings.iter().copied());
+        Self::start(command)
     }
 
     /// Serves from a small file system of its own that is mounted on the folder, in namespaces of its own.

@@ -14,7 +14,7 @@ use crate::file_service::{FileAnswer as _, Machine};
 use crate::fixtures::{photograph, png_claiming};
 use crate::native::{basic, handle, problem, show};
 
-async fn preset(app: &TestApp, name: &str, steps: &str, prewarm: bool) {
+pub async fn preset(app: &TestApp, name: &str, steps: &str, prewarm: bool) {
     let preset = PresetPlan { org: "acme".into(), preset: Preset { name: name.into(), steps: steps.into(), prewarm } };
     let plan = provision::Plan { presets: vec![preset], ..provision::Plan::default() };
     provision::apply(&app.service.app, plan).await.expect("applies");
@@ -37,7 +37,7 @@ pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     panic!("it never came to that");
 }
 
-fn variants(files: &std::collections::BTreeSet<std::path::PathBuf>) -> usize {
+pub fn variants(files: &std::collections::BTreeSet<std::path::PathBuf>) -> usize {
     // One with a # in its name is still being written.
     let is_whole = |file: &std::path::Path| !file.file_name().is_some_and(|name| name.to_string_lossy().contains('#'));
     files.iter().filter(|file| file.to_string_lossy().contains("/variants/") && is_whole(file)).count()

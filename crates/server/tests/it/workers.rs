@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use imagewell_core::Error;
 use imagewell_core::model::OrgId;
 use imagewell_core::spool::Content;
-use imagewell_core::workers::{WorkerLimits, Workers};
+use imagewell_core::workers::{Failure, Given, WorkerLimits, Workers};
 use imagewell_imaging::transform::{Fit, Transform};
 use imagewell_imaging::{Facts, Limits};
 
-use crate::app::program;
+use crate::app::{Actor, Answer, program};
 use crate::fixtures::{photograph, png};
 use crate::process::{Process, provision};
+use crate::records::eventually;
 
 const LIMITS: WorkerLimits = WorkerLimits {
     concurrent_max: 2,
@@ -24,17 +25,37 @@ const LIMITS: WorkerLimits = WorkerLimits {
     wait_max: Duration::from_secs(10),
     jobs_max: 50,
     time_max: Duration::from_secs(20),
+    drawing_time_max: Duration::from_secs(20),
+    look_time_max: Duration::from_secs(20),
+    avif_pixels_max: 12_000_000,
+    lossless_webp_pixels_max: 16_000_000,
+    refused_for: Duration::from_secs(3600),
+    // Most of these programs can't say what their sandbox is made of.
+    allow_without_sandbox: true,
     images: Limits::DEFAULT,
 };
 
 const ORG: OrgId = OrgId(1);
 
-/// A program of one line in the place of the worker's.
-fn script(folder: &tempfile::TempDir, line: &str) -> PathBuf {
+/// A program of one line in the place of the worker's. It is called with `render-worker serve` or `render-worker probe`.
+pub fn script(folder: &tempfile::TempDir, line: &str) -> PathBuf {
     let path = folder.path().join("worker");
     std::fs::write(&path, format!("#!/bin/bash\n{line}\n")).expect("writes");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("permits");
     path
+}
+
+/// A program that notes each of its starts as a worker, does this, and goes on as the real one.
+pub fn counting_script(folder: &tempfile::TempDir, line: &str) -> PathBuf {
+    let (starts, program) = (folder.path().join("starts"), program());
+    let (starts, program) = (starts.display(), program.display());
+    let line = format!("[ \"$2\" = probe ] && exec {program} \"$@\"; echo >> {starts}; {line}; exec {program} \"$@\"");
+    script(folder, &line)
+}
+
+/// How often a [`counting_script`] was started.
+pub fn starts(folder: &tempfile::TempDir) -> usize {
+    std::fs::read_to_string(folder.path().join("starts")).map_or(0, |text| text.lines().count())
 }
 
 fn source(bytes: Vec<u8>) -> (Content, Facts) {
@@ -46,21 +67,87 @@ fn square(side: u32) -> Transform {
     Transform::of(Fit::square(side))
 }
 
+/// Renders with this program in the place of the worker's.
+async fn rendered_by(line: &str, limits: WorkerLimits) -> Failure {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (content, facts) = source(photograph());
+    let workers = Workers::new(script(&folder, line), limits);
+    workers.render(ORG, &Given { content: &content, facts: Some(&facts) }, &square(64)).await.expect_err("fails")
+}
+
 #[tokio::test]
 async fn a_decode_that_hangs_is_given_up_and_the_next_one_works() {
-    let folder = tempfile::tempdir().expect("temporary folder");
     let limits = WorkerLimits { time_max: Duration::from_millis(300), ..LIMITS };
-    let (content, facts) = source(photograph());
-    let hanging = Workers::new(script(&folder, "exec sleep 60"), limits);
     let started = Instant::now();
-    let refused = hanging.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("hangs");
-    assert!(matches!(&refused, Error::Invalid { reason } if reason.contains("too long")), "{refused:?}");
+    let hanging = rendered_by("cat >/dev/null & exec sleep 60", limits).await;
+    assert!(matches!(&hanging, Failure::Overtaxed(reason) if reason.contains("too long")), "{hanging:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
-    let dying = Workers::new(script(&folder, "head -c 1000 >/dev/null; exit 1"), LIMITS);
-    let refused = dying.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("dies");
-    assert!(matches!(&refused, Error::Invalid { reason } if reason.contains("more than is allowed")), "{refused:?}");
-    let lying = Workers::new(script(&folder, "printf '+\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff'; sleep 60"), LIMITS);
-    lying.render(ORG, &content, Some(&facts), &square(64)).await.expect_err("claims to answer without end");
+    let lying = rendered_by("cat >/dev/null & printf '+\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff'; sleep 60", LIMITS).await;
+    assert!(matches!(&lying, Failure::Overtaxed(_)), "it claims to answer without end: {lying:?}");
+}
+
+/// What its own limits end is the picture's doing; what others end says nothing about it.
+#[tokio::test]
+async fn a_death_is_a_verdict_only_when_the_picture_brought_it_about() {
+    for signal in ["ABRT", "SEGV", "XCPU", "SYS"] {
+        let died = rendered_by(&format!("head -c 1000 >/dev/null; kill -{signal} $$"), LIMITS).await;
+        assert!(matches!(&died, Failure::Overtaxed(reason) if reason.contains("more than is allowed")), "{signal}: {died:?}");
+    }
+    for end in ["kill -KILL $$", "kill -TERM $$", "kill -INT $$", "exit 1", "exit 127"] {
+        let killed = rendered_by(&format!("head -c 1000 >/dev/null; {end}"), LIMITS).await;
+        assert!(matches!(killed, Failure::Killed), "{end}: {killed:?}");
+        assert!(matches!(Error::from(killed), Error::Busy { .. }), "{end}");
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (content, facts) = source(photograph());
+    let given = Given { content: &content, facts: Some(&facts) };
+    let absent = Workers::new(folder.path().join("replaced"), LIMITS).render(ORG, &given, &square(64)).await;
+    assert!(matches!(absent, Err(Failure::Passing(Error::Busy { .. }))), "{absent:?}");
+    // While the service stops, nothing is a verdict.
+    let stopping = Workers::new(script(&folder, "head -c 1000 >/dev/null; kill -SEGV $$"), LIMITS);
+    stopping.drain();
+    let died = stopping.render(ORG, &given, &square(64)).await;
+    assert!(matches!(died, Err(Failure::Passing(Error::Busy { .. }))), "{died:?}");
+}
+
+#[tokio::test]
+async fn drawing_and_looking_have_limits_of_their_own() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let short = Duration::from_millis(300);
+    let limits = WorkerLimits { drawing_time_max: short, look_time_max: short, time_max: Duration::from_secs(300), ..LIMITS };
+    let workers = Workers::new(script(&folder, "cat >/dev/null & exec sleep 60"), limits);
+    let (content, facts) = source(photograph());
+    let given = Given { content: &content, facts: Some(&facts) };
+    let drawn = workers.rasterise(ORG, &given).await;
+    assert!(matches!(&drawn, Err(Error::Invalid { reason }) if reason.contains("too long")), "{drawn:?}");
+    let looked = workers.look(ORG, &given).await;
+    assert!(matches!(&looked, Err(Failure::Overtaxed(_))), "{looked:?}");
+}
+
+/// One org's renderings that run for as long as they may are in nobody else's way.
+#[tokio::test]
+async fn an_org_that_keeps_every_worker_busy_leaves_one_to_the_others() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let hog = photograph().len() as u64;
+    // It hangs over the first two pictures, which are recognised by the job's text.
+    let line =
+        format!("head -c 4 >/dev/null; [ $(head -c 6) = inside ] && exec sleep 60; head -c {hog} >/dev/null; kill -SEGV $$");
+    let workers = Arc::new(Workers::new(script(&folder, &line), LIMITS));
+    let (content, facts) = source(photograph());
+    let hogging: Vec<_> = (0..4)
+        .map(|side| {
+            let (workers, content) = (Arc::clone(&workers), content.clone());
+            tokio::spawn(async move {
+                let given = Given { content: &content, facts: Some(&facts) };
+                workers.render(ORG, &given, &Transform::of(Fit::Inside(side + 1, 9))).await
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let given = Given { content: &content, facts: Some(&facts) };
+    let other = tokio::time::timeout(Duration::from_secs(5), workers.render(OrgId(2), &given, &square(64))).await;
+    assert!(matches!(other, Ok(Err(Failure::Overtaxed(_)))), "it had its turn, and its worker ended: {other:?}");
+    hogging.into_iter().for_each(|task| task.abort());
 }
 
 #[tokio::test]
@@ -71,10 +158,10 @@ async fn more_than_can_wait_are_told_to_come_back() {
     let (content, facts) = source(photograph());
     let many = (0..20).map(|side| {
         let (workers, content) = (Arc::clone(&workers), content.clone());
-        async move { workers.render(ORG, &content, Some(&facts), &square(side + 1)).await }
+        async move { workers.render(ORG, &Given { content: &content, facts: Some(&facts) }, &square(side + 1)).await }
     });
     let outcomes = futures_util::future::join_all(many).await;
-    let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::Busy { .. }))).count();
+    let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Failure::Passing(Error::Busy { .. })))).count();
     assert_eq!(busy, 16, "one works and three wait");
 }
 
@@ -97,7 +184,7 @@ async fn most_at_once(memory_bytes_max: u64) -> usize {
     let (content, facts) = source(png(4000, 3000, 1));
     let many = (0..6).map(|side| {
         let (workers, content) = (Arc::clone(&workers), content.clone());
-        async move { workers.render(ORG, &content, Some(&facts), &square(64 + side)).await }
+        async move { workers.render(ORG, &Given { content: &content, facts: Some(&facts) }, &square(64 + side)).await }
     });
     futures_util::future::join_all(many).await;
     let seen = std::fs::read_to_string(&seen).expect("workers ran");
@@ -112,13 +199,14 @@ async fn a_worker_is_used_again_and_replaced_after_so_many_jobs() {
     let limits = WorkerLimits { concurrent_max: 1, jobs_max: 3, ..LIMITS };
     let workers = Workers::new(script(&folder, &line), limits);
     let (content, facts) = source(photograph());
+    let given = Given { content: &content, facts: Some(&facts) };
     for side in 1..=7 {
-        workers.render(ORG, &content, Some(&facts), &square(side)).await.expect("renders");
+        workers.render(ORG, &given, &square(side)).await.expect("renders");
     }
     assert_eq!(std::fs::read_to_string(&starts).expect("file").lines().count(), 3, "seven jobs, three each");
     assert_eq!(workers.end_idle(Duration::from_secs(60)), 0, "it may be needed again soon");
     assert_eq!(workers.end_idle(Duration::ZERO), 1);
-    workers.render(ORG, &content, Some(&facts), &square(9)).await.expect("renders, in a new one");
+    workers.render(ORG, &given, &square(9)).await.expect("renders, in a new one");
 }
 
 /// Whatever an earlier picture did to a worker is not put down to a later one.
@@ -133,12 +221,73 @@ async fn a_worker_that_dies_between_jobs_is_replaced_unnoticed() {
     let large = |salt| crate::fixtures::png_of_bytes(2_000_000, salt);
     for salt in 0..3 {
         let uuid = ada.upload(large(salt)).await.uuid();
-        let answer = crate::app::Answer::of(ada.get(&path(&uuid))).await;
+        let answer = Answer::of(ada.get(&path(&uuid))).await;
         assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
         let parent = process.child.id().to_string();
         let killed =
             std::process::Command::new("pkill").args(["-KILL", "-P", &parent, "-f", "render-worker"]).status().expect("runs");
         assert!(killed.success(), "a worker waits for its next job");
     }
+    assert!(process.terminate().success());
+}
+
+/// Processes that this one has started to render in.
+fn workers_of(process: &Process) -> Vec<String> {
+    let parent = process.child.id().to_string();
+    let found = std::process::Command::new("pgrep").args(["-P", &parent, "-f", "render-worker"]).output().expect("runs");
+    String::from_utf8(found.stdout).expect("numbers").lines().map(str::to_owned).collect()
+}
+
+/// Begins a rendering that takes a while, and waits until a worker is at it.
+async fn begun(process: &Process, ada: &Actor, uuid: &str) -> (tokio::task::JoinHandle<Answer>, Vec<String>) {
+    let asking = tokio::spawn(Answer::of(ada.get(&format!("/i/{uuid}/w_700,f_avif"))));
+    let workers = eventually(async || Some(workers_of(process)).filter(|workers| !workers.is_empty())).await;
+    // It has read the picture.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    (asking, workers)
+}
+
+fn signal(name: &str, processes: &[String]) {
+    let sent = std::process::Command::new("kill").arg(format!("-{name}")).args(processes).status().expect("runs");
+    assert!(sent.success(), "{name}");
+}
+
+/// As a service manager and a terminal send them to all processes of a service.
+#[tokio::test]
+async fn a_signal_to_all_processes_ends_no_rendering() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let mut process = Process::serve_with(&data, &[("IMAGEWELL_IMAGES_LOOKS", "false")]);
+    let ada = process.actor("ada").await;
+    let uuid = ada.upload(png(3000, 2500, 1)).await.uuid();
+    let (asking, workers) = begun(&process, &ada, &uuid).await;
+    for worker in &workers {
+        let group = std::process::Command::new("ps").args(["-o", "pgid=", "-p", worker]).output().expect("runs");
+        assert_eq!(String::from_utf8_lossy(&group.stdout).trim(), worker, "it has a group of its own");
+    }
+    signal("INT", &workers);
+    signal("TERM", &workers);
+    signal("TERM", &[process.child.id().to_string()]);
+    let answer = asking.await.expect("answers");
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    assert!(process.wait(Duration::from_secs(40)).success());
+}
+
+/// As a kernel does that is out of memory.
+#[tokio::test]
+async fn a_worker_that_somebody_kills_is_no_verdict_over_the_image() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    provision(&data);
+    let process = Process::serve_with(&data, &[("IMAGEWELL_IMAGES_LOOKS", "false")]);
+    let ada = process.actor("ada").await;
+    let uuid = ada.upload(png(3000, 2500, 1)).await.uuid();
+    let (asking, workers) = begun(&process, &ada, &uuid).await;
+    signal("KILL", &workers);
+    let answer = asking.await.expect("answers");
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "1"), "{}", answer.text());
+    let again = Answer::of(ada.get(&format!("/i/{uuid}/w_700,f_avif"))).await;
+    assert_eq!(again.status.as_u16(), 200, "{}", again.text());
     assert!(process.terminate().success());
 }

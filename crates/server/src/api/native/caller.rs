@@ -90,6 +90,7 @@ pub(super) fn denied(known: bool, error: Error) -> Problem {
         Error::Busy { retry_after } => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is busy: try again in a moment").after(retry_after)
         }
+        Error::NoSpace => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "the server has no space left: try again later"),
         other => {
             tracing::error!(error = ?other, "internal error");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong here; the log knows more")
