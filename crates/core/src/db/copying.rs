@@ -259,7 +259,7 @@ impl Snapshot {
 
     async fn rows(&mut self, sql: String, values: &[Value<'_>], kinds: &[(&str, Kind)]) -> Result<Vec<Values>, Error> {
         match self {
-            Self::Sqlite(connection) => sqlite_rows(connection, sql, values, kinds).await,
+            Self::Sqlite(connection) => sqlite_rows(connection, by_place(&sql), values, kinds).await,
             Self::Postgres(connection) => postgres_rows(connection, sql, values, kinds).await,
         }
         .map_err(|error| read_failed(&error))
@@ -370,15 +370,28 @@ pub(crate) async fn raise_generation(connection: &mut Connection) -> Result<(), 
     super::accounts::Provisioning(connection).raise_generation().await
 }
 
+/// The same with values told by their place alone, in which all statements here have them. To SQLite `$1` is a name, and it finds each name by going
+/// through all that it knows: with the thousands of values of a page that takes nearly all of the time.
+fn by_place(sql: &str) -> String {
+    let mut parts = sql.split('$');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push('?');
+        text.push_str(part.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+    }
+    text
+}
+
 /// Statements here are made of names in [`TABLES`] and nothing else.
 pub(super) async fn run(connection: &mut Connection, sql: String, values: &[Value<'_>]) -> Result<(), Error> {
-    let sql = AssertSqlSafe(sql);
     let done = match &mut connection.link {
         Link::Sqlite(link) => {
-            sqlx::query_with(sql, arguments::<SqliteDriver>(values)).persistent(false).execute(link).await.map(|_| ())
+            let statement = sqlx::query_with(AssertSqlSafe(by_place(&sql)), arguments::<SqliteDriver>(values));
+            statement.persistent(false).execute(link).await.map(|_| ())
         }
         Link::Postgres(link) => {
-            sqlx::query_with(sql, arguments::<PostgresDriver>(values)).persistent(false).execute(&mut **link).await.map(|_| ())
+            let statement = sqlx::query_with(AssertSqlSafe(sql), arguments::<PostgresDriver>(values));
+            statement.persistent(false).execute(&mut **link).await.map(|_| ())
         }
     };
     done.map_err(|error| write_failed(&error))
