@@ -138,7 +138,7 @@ class Backups:
         self.thread.start()
 
     def loop(self):
-        while not self.stop.is_set():
+        while not self.stop.wait(2):
             try:
                 self.make()
             except AssertionError as error:

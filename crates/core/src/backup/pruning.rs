@@ -2,6 +2,7 @@
 
 use std::io;
 use std::iter::Peekable;
+use std::time::Duration;
 
 use super::manifest::Manifest;
 use super::{Plan, Progress, Summary, open_store};
@@ -36,7 +37,7 @@ pub(super) async fn prune(
     let surplus = if plan.keep == 0 { 0 } else { kept.len().saturating_sub(plan.keep) };
     let old: Vec<_> = kept.drain(..surplus).collect();
     let mut pruned = Pruned { stopped: reason_to_stop(plan, newest, &old, &kept).await, ..Pruned::default() };
-    let mut retired = unfinished;
+    let mut retired = Vec::new();
     if pruned.stopped.is_some() {
         // They need their blobs.
         kept = [old, kept].concat();
@@ -47,7 +48,12 @@ pub(super) async fn prune(
         }
     }
     let blobs = open_store(&folder.blobs(), folder.spool())?;
-    for snapshot in retired {
+    if !unfinished.is_empty() {
+        for leftover in blobs.leftovers(Duration::ZERO).await? {
+            blobs.remove_leftover(&leftover).await?;
+        }
+    }
+    for snapshot in unfinished.into_iter().chain(retired) {
         remove_blobs(&blobs, &snapshot, &kept, &mut pruned.blobs, report).await?;
         snapshot.remove()?;
     }

@@ -236,7 +236,7 @@ impl Opened {
                 "the store holds {unknown_blobs} blobs that the snapshot does not know, the newest of {}: the images of another database, or \
                  later ones of this. Name an empty store in storage_url; or keep them with --keep-store, without rows, until a sweep \
                  removes them",
-                newest.to_rfc3339()
+                newest.to_seconds()
             ));
         }
         if refusal.is_none() && !plan.keep_store && self.belongs_to_another(plan).await? {
@@ -287,11 +287,12 @@ impl Opened {
 
     fn what_would_be_lost(&self, here: Holdings) -> String {
         let then = self.manifest.holdings;
-        let newest = |holdings: Holdings| holdings.newest_upload.map_or("none".to_owned(), Timestamp::to_rfc3339);
+        let newest = |holdings: Holdings| holdings.newest_upload.map_or("none".to_owned(), Timestamp::to_seconds);
         format!(
-            "the database is in use, and nothing of it is overwritten. It holds {} orgs, {} accounts, {} images and {} versions (newest upload: \
-             {}); the snapshot holds {}, {}, {} and {} (newest upload: {}). Stop the service, and name an empty database and store in \
-             database_url and storage_url, or move these away first",
+            "the database is in use, and nothing of it is overwritten.\n\
+             It holds      {} orgs, {} accounts, {} images, {} versions; newest upload {}\n\
+             The snapshot  {} orgs, {} accounts, {} images, {} versions; newest upload {}\n\
+             Stop the service, and name an empty database and store in database_url and storage_url, or move these away first",
             here.orgs,
             here.accounts,
             here.images,

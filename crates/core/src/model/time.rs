@@ -29,6 +29,12 @@ impl Timestamp {
         jiff::Timestamp::from_microsecond(self.0).unwrap_or_default().to_string()
     }
 
+    /// As in `2026-11-21T07:30:00Z`, for people.
+    #[must_use]
+    pub fn to_seconds(self) -> String {
+        Self(self.0 - self.0.rem_euclid(1_000_000)).to_rfc3339()
+    }
+
     /// For headers and file times.
     #[must_use]
     pub fn to_system_time(self) -> SystemTime {

@@ -1,3 +1,4 @@
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,7 +58,9 @@ pub(super) async fn run(settings: Settings, backup: Backup) -> Outcome {
         error => explained(error),
     })?;
     print(&summary);
-    println!("Now and then read all of it back: imagewell restore {} --dry-run", backup.folder.display());
+    if std::io::stdout().is_terminal() {
+        println!("Now and then read all of it back: imagewell restore {} --dry-run", backup.folder.display());
+    }
     let whole = summary.damaged.is_empty() && summary.pruned.stopped.is_none();
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -107,7 +110,7 @@ pub(super) fn list(damaged: &[Damaged]) {
 
 /// As in `3 images in 4 versions (1.2 MB), newest upload 2026-11-26T03:29:58Z`.
 pub(super) fn held(holdings: Holdings) -> String {
-    let newest = holdings.newest_upload.map_or("none".to_owned(), Timestamp::to_rfc3339);
+    let newest = holdings.newest_upload.map_or("none".to_owned(), Timestamp::to_seconds);
     let Holdings { images, versions, bytes, .. } = holdings;
     format!("{images} images in {versions} versions ({}), newest upload {newest}", megabytes(bytes))
 }
