@@ -19,6 +19,8 @@ pub struct Manifest {
     pub program: String,
     /// The number of the schema's last migration.
     pub schema: i64,
+    /// What tells its data from another service's.
+    pub lineage: String,
     /// When the rows were read.
     pub taken: Timestamp,
     /// What the database holds.
@@ -36,10 +38,10 @@ pub struct Manifest {
 impl Manifest {
     pub(super) fn to_text(&self) -> String {
         let Holdings { orgs, accounts, images, versions, bytes, newest_upload } = self.holdings;
-        let Self { program, schema, taken, damaged, database_bytes, database_digest, list_digest, .. } = self;
+        let Self { program, schema, lineage, taken, damaged, database_bytes, database_digest, list_digest, .. } = self;
         let newest_us = newest_upload.map_or(0, |time| time.0);
         let mut text = format!(
-            "format = {FORMAT}\nprogram = \"{program}\"\nschema = {schema}\ntaken = \"{}\"\ntaken_us = {}\norgs = {orgs}\n\
+            "format = {FORMAT}\nprogram = \"{program}\"\nschema = {schema}\nlineage = \"{lineage}\"\ntaken = \"{}\"\ntaken_us = {}\norgs = {orgs}\n\
              accounts = {accounts}\nimages = {images}\nversions = {versions}\nblob_bytes = {bytes}\nnewest_upload_us = {newest_us}\n\
              damaged = {damaged}\ndatabase_bytes = {database_bytes}\ndatabase_sha256 = \"{database_digest}\"\n\
              blobs_sha256 = \"{list_digest}\"\n",
@@ -69,6 +71,7 @@ impl Manifest {
         let manifest = Self {
             program: value("program")?.to_owned(),
             schema: value("schema")?.parse().map_err(|_| damaged())?,
+            lineage: value("lineage")?.to_owned(),
             taken: time("taken_us")?,
             holdings: Holdings {
                 orgs: number("orgs")?,
@@ -106,6 +109,7 @@ mod tests {
         let manifest = Manifest {
             program: "0.1.0".into(),
             schema: 8,
+            lineage: "01a1fc2e-b3ff-7513-b584-b6649bfe564a".into(),
             taken: Timestamp(1_700_000_000_000_000),
             holdings,
             damaged: 0,

@@ -108,6 +108,7 @@ pub async fn run(plan: Plan, report: impl Fn(Progress) + Send + Sync) -> Result<
     let source = open_source(&plan).await?;
     let folder = BackupFolder::open_to_write(&plan.folder)?;
     let from = open_store(&plan.from_storage, folder.spool())?;
+    refuse_others(&source, &folder).await?;
     identity::settle(&source, &from).await?;
     let unfinished = folder.unfinished()?;
     let mut making = Making::begin(source, from, &plan, &folder).await?;
@@ -144,6 +145,20 @@ async fn open_source(plan: &Plan) -> Result<Database, Error> {
         }
     }
     Ok(source)
+}
+
+/// Of two services that back up into one folder, each would remove the other's snapshots.
+async fn refuse_others(source: &Database, folder: &BackupFolder) -> Result<(), Error> {
+    let Some(newest) = folder.snapshots()?.pop() else { return Ok(()) };
+    // A damaged one says nothing.
+    let Ok(manifest) = pruning::manifest_of(&newest) else { return Ok(()) };
+    if manifest.lineage == db::holdings::lineage(source).await? {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the folder holds backups of another service's data (the newest: {}): name another folder, or correct database_url",
+        newest.name()
+    )))
 }
 
 fn open_store(place: &storage::Place, spool: PathBuf) -> Result<Storage, Error> {
@@ -274,12 +289,14 @@ impl Making {
     async fn finish(self, program: String) -> Result<Summary, Error> {
         let list_digest = self.list().await?;
         let holdings = db::holdings::count(&self.database).await?;
+        let lineage = db::holdings::lineage(&self.database).await?;
         self.database.close().await;
         self.source.close().await;
         let (database_bytes, database_digest) = self.snapshot.digest_of_database().await?;
         let manifest = Manifest {
             program,
             schema: db::newest_schema(),
+            lineage,
             taken: self.taken,
             holdings,
             damaged: self.damaged.len() as u64,

@@ -11,6 +11,7 @@ statements! {
     SCHEMA = "SELECT MAX(version) FROM _sqlx_migrations";
     COUNT = "SELECT (SELECT COUNT(*) FROM orgs), (SELECT COUNT(*) FROM accounts), (SELECT COUNT(*) FROM images), COUNT(*), \
         CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT), MAX(created_us) FROM versions";
+    FIRST_ACCOUNT = "SELECT MIN(id) FROM accounts";
     VERSION_OF_BLOB = "SELECT v.image_id, i.name FROM versions v JOIN images i ON i.id = v.image_id WHERE v.blob_key = $1";
     FORGET_VERSION = "DELETE FROM versions WHERE blob_key = $1";
     COUNT_VERSIONS = "SELECT COUNT(*) FROM versions WHERE image_id = $1";
@@ -58,6 +59,12 @@ pub(crate) async fn count(database: &Database) -> Result<Holdings, Error> {
         bytes: count(bytes),
         newest_upload: newest.map(Timestamp),
     })
+}
+
+/// What tells one service's data from another's, and stays when it moves or is restored: the id of its oldest account.
+pub(crate) async fn lineage(database: &Database) -> Result<String, Error> {
+    let first: Option<String> = query(FIRST_ACCOUNT).fetch_value(database).await?;
+    Ok(first.unwrap_or_default())
 }
 
 /// Removes the version with these bytes, and with its last one an image that has no name. A name and

@@ -100,6 +100,8 @@ async fn a_backup_of_a_busy_service_restores_to_either_database_and_store() {
         let said = done(restored, "restore", &backup, &[]);
         assert!(said.contains("every digest is right"), "{said}");
         assert_restored(restored, &variety).await;
+        let again = done(restored, "backup", &backup, &[]);
+        assert!(again.contains("Copied 0 blobs"), "it goes on with the same backup: {again}");
         let process = Process::serve(restored);
         assert_eq!(
             ada.at_node(&process.url).read(acknowledged.keys().next().expect("one")).await.status.as_u16(),
@@ -332,6 +334,12 @@ async fn a_backup_of_nothing_and_one_into_other_things_are_refused() {
     assert!(said.contains("among the blobs") && !data.join("blobs/backup").exists(), "{said}");
     let said = refused(&data, "restore", folder.path(), &["--dry-run"]);
     assert!(said.contains("is no backup of imagewell"), "{said}");
+    let (other, theirs) = (folder.path().join("other"), folder.path().join("theirs"));
+    stay_on_disk(&other);
+    provision(&other);
+    done(&other, "backup", &theirs, &[]);
+    let said = refused(&data, "backup", &theirs, &[]);
+    assert!(said.contains("another service's data") && snapshots(&theirs).len() == 1, "{said}");
     std::fs::remove_dir_all(data.join("blobs")).expect("removes");
     let said = refused(&data, "backup", &backup, &[]);
     assert!(said.contains("is its volume mounted?") && !data.join("blobs").exists(), "{said}");
