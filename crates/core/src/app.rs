@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use imagewell_imaging::Limits;
 use quick_cache::sync::Cache;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::accounts::{Accounts, SessionLimits};
 use crate::changes::Change;
@@ -23,8 +23,8 @@ use crate::keys::Keys;
 use crate::looks::Looks;
 use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
 use crate::passwords::Passwords;
+use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
-use crate::spool::Spool;
 use crate::storage::{self, Reserve, Storage};
 use crate::workers::{WorkerLimits, Workers};
 use crate::{Error, following, identity, sweep};
@@ -42,8 +42,15 @@ pub struct Options {
     pub limits: Limits,
     /// Bytes of one upload held in memory; more go through a file.
     pub upload_memory_bytes_max: usize,
-    /// Uploads received at once.
+    /// Uploads that are written to disk, inspected or stored at once. All of them together hold so many times
+    /// `upload_memory_bytes_max` in memory.
     pub uploads_concurrent_max: usize,
+    /// Uploads under way at once, however slow they are.
+    pub uploads_open_max: usize,
+    /// Of these, how many may be one org's.
+    pub uploads_open_per_org_max: usize,
+    /// Of these, how many may be one account's.
+    pub uploads_open_per_account_max: usize,
     /// What uploads leave free of the local disk.
     pub reserve: Reserve,
     /// Bytes of blobs held in memory for reading.
@@ -93,6 +100,16 @@ impl quick_cache::Weighter<BlobKey, Bytes> for BlobWeight {
     }
 }
 
+fn place_limits(options: &Options) -> PlaceLimits {
+    PlaceLimits {
+        open_max: options.uploads_open_max,
+        open_per_org_max: options.uploads_open_per_org_max,
+        open_per_account_max: options.uploads_open_per_account_max,
+        turns_max: options.uploads_concurrent_max,
+        memory_bytes_max: options.upload_memory_bytes_max.saturating_mul(options.uploads_concurrent_max),
+    }
+}
+
 /// The service. Cheap to share.
 #[derive(Debug)]
 pub struct App {
@@ -108,7 +125,7 @@ pub struct App {
     pub halt: Arc<Halt>,
     /// Renderers.
     pub workers: Workers,
-    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) uploads: Places,
     pub(crate) namespaces: Cache<(OrgId, Namespace), Arc<NamespaceRules>>,
     pub(crate) presets: Cache<OrgId, Arc<[Preset]>>,
     pub(crate) variant_uses: Uses,
@@ -161,7 +178,7 @@ impl App {
             keys: Keys::open(database.clone()).await?,
             halt,
             workers: Workers::new(options.worker_program.clone(), options.workers),
-            uploads: Arc::new(Semaphore::new(options.uploads_concurrent_max)),
+            uploads: Places::new(place_limits(&options)),
             namespaces: Cache::new(NAMESPACES_CACHED_MAX),
             presets: Cache::new(NAMESPACES_CACHED_MAX),
             variant_uses: Uses::default(),
@@ -221,12 +238,6 @@ impl App {
         // A minute less is known without it.
         let _ = tokio::time::timeout(CLOSING_MAX, self.clock.note(&self.database)).await;
         self.database.close().await;
-    }
-
-    /// A spool for text that is decoded before it is uploaded.
-    #[must_use]
-    pub fn spool(&self, bytes_max: u64) -> Spool {
-        Spool::new(self.storage.spool_folder(), self.options.upload_memory_bytes_max, bytes_max)
     }
 
     /// Whether images can be stored and read now: for readiness.

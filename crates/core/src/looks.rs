@@ -109,7 +109,7 @@ async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
         let begun = tokio::time::Instant::now();
         let mut taken = 0;
         for image in waiting {
-            if app.uploads.available_permits() < app.options.uploads_concurrent_max {
+            if app.uploads.are_busy() {
                 tokio::time::sleep(BESIDE_UPLOADS).await;
             }
             // Who has it looks at the version.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Error;
 use crate::model::Digest;
@@ -16,8 +17,39 @@ use crate::model::Digest;
 /// Bytes that [`Spool::head`] keeps.
 pub const HEAD_BYTES: usize = 32 * 1024;
 
+/// See [`Spool::hold_little`].
+const LITTLE_BYTES: usize = 64 * 1024;
+
 /// Bytes that usually come at a time.
 const CHUNK_BYTES: usize = 32 * 1024;
+
+/// Memory that spools share; a spool that finds none left goes through its file.
+#[derive(Debug, Clone)]
+pub struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    /// Memory is counted in units of so many bytes.
+    const UNIT_BYTES: usize = 64 * 1024;
+
+    /// So many bytes for all who share it, rounded up to 64 KiB.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes_max.div_ceil(Self::UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Makes what is held enough for so many bytes; false when there is not enough left.
+    fn grow(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
+        let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let units = bytes.div_ceil(Self::UNIT_BYTES).saturating_sub(before);
+        let Ok(units @ 1..) = u32::try_from(units) else { return units == 0 };
+        let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(units) else { return false };
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        true
+    }
+}
 
 /// Takes chunks.
 #[derive(Debug)]
@@ -31,6 +63,9 @@ pub struct Spool {
     memory_bytes_max: usize,
     bytes_max: u64,
     folder: std::path::PathBuf,
+    /// Where the buffer's memory comes from, and how much of it this one has.
+    memory: Option<Memory>,
+    held: Option<OwnedSemaphorePermit>,
 }
 
 /// What a spool took, whole.
@@ -40,6 +75,8 @@ pub struct Spooled {
     pub content: Content,
     /// Their sha-256.
     pub digest: Digest,
+    /// The shared memory that they take.
+    pub(crate) _held: Option<OwnedSemaphorePermit>,
 }
 
 /// Bytes that can be read from any place, any number of times.
@@ -63,7 +100,19 @@ impl Spool {
     pub fn new(folder: &Path, memory_bytes_max: usize, bytes_max: u64) -> Self {
         let folder = folder.to_path_buf();
         let (head, buffer) = (Vec::new(), Vec::new());
-        Self { head, buffer, file: None, flushed: 0, hasher: Sha256::new(), memory_bytes_max, bytes_max, folder }
+        let (hasher, memory, held) = (Sha256::new(), None, None);
+        Self { head, buffer, file: None, flushed: 0, hasher, memory_bytes_max, bytes_max, folder, memory, held }
+    }
+
+    /// Takes its memory from what others take theirs from.
+    #[must_use]
+    pub fn sharing(self, memory: Memory) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    /// Holds little in memory from now on: for one that fills slowly.
+    pub fn hold_little(&mut self) {
+        self.memory_bytes_max = self.memory_bytes_max.min(LITTLE_BYTES);
     }
 
     /// Makes room for as many bytes as are announced, within what may be held in memory.
@@ -98,18 +147,34 @@ impl Spool {
     /// # Errors
     /// [`Error::TooLarge`] at the limit, [`Error::NoSpace`] when the folder's disk is full.
     pub async fn write(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        if self.take(chunk)? { self.flush().await } else { Ok(()) }
+    }
+
+    /// Takes a chunk into memory. Says whether [`Spool::flush`] must be called before the next one.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] at the limit.
+    pub fn take(&mut self, chunk: &[u8]) -> Result<bool, Error> {
         if self.len() + chunk.len() as u64 >= self.bytes_max {
             return Err(Error::TooLarge { bytes_max: self.bytes_max });
         }
         self.hasher.update(chunk);
         self.buffer.extend_from_slice(chunk);
-        if self.buffer.len() > self.memory_bytes_max {
-            self.flush().await?;
-        }
-        Ok(())
+        let fits = self.buffer.len() <= self.memory_bytes_max;
+        Ok(!fits || !self.memory.as_ref().is_none_or(|memory| memory.grow(&mut self.held, self.buffer.len())))
     }
 
-    async fn flush(&mut self) -> Result<(), Error> {
+    /// Whether what came goes through the file.
+    #[must_use]
+    pub fn is_on_disk(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Writes what is in memory to the file.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when the folder's disk is full.
+    pub async fn flush(&mut self) -> Result<(), Error> {
         if self.file.is_none() {
             self.head = self.head().to_vec();
         }
@@ -128,6 +193,10 @@ impl Spool {
         let (file, mut buffer) = written.map_err(|error| spool_failed(&error))?;
         self.flushed += buffer.len() as u64;
         buffer.clear();
+        let keeps = |memory: &Memory| memory.grow(&mut self.held, buffer.capacity());
+        if buffer.capacity() > self.memory_bytes_max + CHUNK_BYTES || !self.memory.as_ref().is_none_or(keeps) {
+            (buffer, self.held) = (Vec::new(), None);
+        }
         self.buffer = buffer;
         self.file = Some(file);
         Ok(())
@@ -142,11 +211,11 @@ impl Spool {
             self.flush().await?;
         }
         let digest = Digest(self.hasher.finalize().into());
-        let content = match self.file {
-            Some(file) => Content::File { file, len: self.flushed },
-            None => Content::Memory(self.buffer.into()),
+        let (content, held) = match self.file {
+            Some(file) => (Content::File { file, len: self.flushed }, None),
+            None => (Content::Memory(self.buffer.into()), self.held),
         };
-        Ok(Spooled { content, digest })
+        Ok(Spooled { content, digest, _held: held })
     }
 }
 
@@ -263,5 +332,42 @@ mod tests {
         let mut spool = Spool::new(folder.path(), 10, 100);
         assert!(matches!(spool.write(&[0; 100]).await, Err(Error::TooLarge { bytes_max: 100 })));
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0, "spool files have no name");
+    }
+
+    /// What doesn't fit into the memory of all goes through files, whole, and memory comes back.
+    #[tokio::test]
+    async fn memory_is_bounded_in_sum() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let memory = Memory::new(3 * Memory::UNIT_BYTES);
+        let chunk = [7; Memory::UNIT_BYTES];
+        let mut spools = Vec::new();
+        for _ in 0..5 {
+            let mut spool = Spool::new(folder.path(), 1 << 20, 1 << 30).sharing(memory.clone());
+            for _ in 0..2 {
+                spool.write(&chunk).await.expect("takes it");
+            }
+            spools.push(spool);
+        }
+        let on_disk: Vec<bool> = spools.iter().map(Spool::is_on_disk).collect();
+        assert_eq!(on_disk, [false, true, true, true, true]);
+        let held: usize = spools.iter().map(|spool| spool.buffer.capacity()).sum();
+        assert!(held <= 4 * Memory::UNIT_BYTES, "{held}");
+        for spool in spools {
+            let spooled = spool.finish().await.expect("finishes");
+            assert_eq!(spooled.digest.0, <[u8; 32]>::from(Sha256::digest([7; 2 * Memory::UNIT_BYTES])));
+        }
+        assert_eq!(memory.0.available_permits(), 3);
+    }
+
+    #[tokio::test]
+    async fn one_that_fills_slowly_holds_little() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let memory = Memory::new(16 * Memory::UNIT_BYTES);
+        let mut spool = Spool::new(folder.path(), 1 << 20, 1 << 30).sharing(memory.clone());
+        spool.write(&[7; 500_000]).await.expect("takes it");
+        assert!(!spool.is_on_disk() && memory.0.available_permits() == 8);
+        spool.hold_little();
+        spool.write(b"7").await.expect("takes it");
+        assert!(spool.is_on_disk() && memory.0.available_permits() == 16 && spool.buffer.capacity() == 0);
     }
 }

@@ -10,15 +10,17 @@ use futures_util::{Stream, StreamExt as _};
 use imagewell_imaging::svg::is_svg;
 use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::db::{Open, Refusal};
+use crate::filling::Filling;
+pub use crate::filling::spool;
 use crate::model::{
     Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, State, TicketNumber,
     TicketNumbers, Timestamp, Version,
 };
-use crate::spool::{Content, HEAD_BYTES, Spool, Spooled};
+pub use crate::places::Place;
+use crate::spool::{Content, HEAD_BYTES, Spooled};
 use crate::workers::Given;
 use crate::{Error, access, db};
 
@@ -27,9 +29,6 @@ const INSPECTED_BYTES: usize = 64 * 1024;
 
 /// Bytes in memory that are inspected at once: the work is linear in their number (see [`inspect`]), and below a millisecond.
 const INSPECTED_AT_ONCE_BYTES_MAX: usize = 128 * 1024;
-
-/// An upload waits this long for its turn.
-const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// What an upload must be.
 #[derive(Debug, Clone)]
@@ -133,7 +132,7 @@ pub struct Request {
 pub struct Admitted {
     app: Arc<App>,
     request: Request,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// Bytes that arrived and were found good, but are not stored yet.
@@ -143,24 +142,17 @@ pub struct Received {
     request: Request,
     spooled: Spooled,
     facts: Option<Facts>,
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
-
-/// A place among the uploads under way.
-#[derive(Debug)]
-pub struct Turn(OwnedSemaphorePermit);
 
 /// Waits for a place, where there is space for another upload at all.
 ///
 /// # Errors
 /// [`Error::NoSpace`], [`Error::Busy`].
-pub async fn take_turn(app: &App) -> Result<Turn, Error> {
+pub async fn take_place(app: &App, actor: &Actor) -> Result<Place, Error> {
     app.halt.check()?;
     app.storage.check_space(0)?;
-    match tokio::time::timeout(WAIT_MAX, Arc::clone(&app.uploads).acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(Turn(permit)),
-        _ => Err(Error::Busy { retry_after: WAIT_MAX }),
-    }
+    app.uploads.place(actor).await
 }
 
 /// Everything that can be refused before the first byte is read.
@@ -169,17 +161,17 @@ pub async fn take_turn(app: &App) -> Result<Turn, Error> {
 /// [`Error::Forbidden`], [`Error::Conflict`] when the chosen id is taken, [`Error::NoSpace`], [`Error::Busy`].
 pub async fn admit(app: &Arc<App>, request: Request) -> Result<Admitted, Error> {
     check(app, &request).await?;
-    let Turn(permit) = take_turn(app).await?;
-    Ok(Admitted { app: Arc::clone(app), request, permit })
+    let place = take_place(app, &request.actor).await?;
+    Ok(Admitted { app: Arc::clone(app), request, place })
 }
 
 /// As [`admit`], for a body that had to be read before all of the request was known.
 ///
 /// # Errors
 /// [`Error::Forbidden`], [`Error::Conflict`] when the chosen id is taken.
-pub async fn admit_in_turn(app: &Arc<App>, request: Request, turn: Turn) -> Result<Admitted, Error> {
+pub async fn admit_in_place(app: &Arc<App>, request: Request, place: Place) -> Result<Admitted, Error> {
     check(app, &request).await?;
-    Ok(Admitted { app: Arc::clone(app), request, permit: turn.0 })
+    Ok(Admitted { app: Arc::clone(app), request, place })
 }
 
 async fn check(app: &App, request: &Request) -> Result<(), Error> {
@@ -208,38 +200,40 @@ impl Admitted {
     where
         S: Stream<Item = Result<Bytes, Error>> + Unpin,
     {
-        let Self { app, request, permit } = self;
-        let mut spool = Spool::new(app.storage.spool_folder(), app.options.upload_memory_bytes_max, request.bytes_max)
-            .expecting(request.bytes_announced);
+        let Self { app, request, place } = self;
+        let mut filling = Filling::new(&app, request.actor.org, request.bytes_max, request.bytes_announced);
         let mut head_judged = !request.accept.inspects();
         while let Some(chunk) = chunks.next().await {
-            spool.write(&chunk?).await?;
-            if !head_judged && spool.head().len() == HEAD_BYTES {
+            filling.write(&chunk?).await?;
+            let head = filling.head();
+            if !head_judged && head.len() == HEAD_BYTES {
                 // What is no image is refused before the rest arrives.
                 head_judged = true;
-                if is_drawing(&app, &request, spool.head()).await? {
+                if is_drawing(&app, &request, head).await? {
                     continue;
                 }
-                inspect_head(spool.head(), &app.options.limits)?;
-                request.accept.judge(Format::sniff(spool.head())?)?;
+                inspect_head(head, &app.options.limits)?;
+                request.accept.judge(Format::sniff(head)?)?;
             }
         }
-        let drawing = is_drawing(&app, &request, spool.head()).await?;
-        let mut spooled = spool.finish().await?;
+        let drawing = is_drawing(&app, &request, filling.head()).await?;
+        let mut spooled = filling.finish().await?;
         if drawing {
             let drawing = Given { content: &spooled.content, facts: None };
             let drawn = app.workers.rasterise(request.actor.org, &drawing).await?;
-            spooled = Spooled { digest: Digest(Sha256::digest(&drawn).into()), content: Content::Memory(drawn) };
+            let digest = Digest(Sha256::digest(&drawn).into());
+            spooled = Spooled { digest, content: Content::Memory(drawn), _held: None };
         }
         let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();
         let facts = if request.accept.inspects() && !is_placeholder {
+            let _turn = app.uploads.turn(request.actor.org).await?;
             let facts = inspect_content(&spooled.content, app.options.limits).await?;
             request.accept.judge(facts.format)?;
             Some(facts)
         } else {
             None
         };
-        Ok(Received { app, request, spooled, facts, _permit: permit })
+        Ok(Received { app, request, spooled, facts, place })
     }
 }
 
@@ -274,9 +268,10 @@ impl Received {
     /// Stores the bytes, then the row, both durably. What it returns may be acknowledged.
     ///
     /// # Errors
-    /// [`Error::Conflict`], [`Error::NoSpace`], [`Error::Internal`]; nothing stays behind that a reader could see.
+    /// [`Error::Conflict`], [`Error::NoSpace`], [`Error::Busy`], [`Error::Internal`]; nothing stays behind that a reader could see.
     pub async fn store(self) -> Result<Stored, Error> {
-        let Self { app, request, spooled, facts, _permit } = self;
+        let Self { app, request, spooled, facts, place: _place } = self;
+        let _turn = app.uploads.turn(request.actor.org).await?;
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
         // The bytes and their row belong into the same place, should the data be moving elsewhere.

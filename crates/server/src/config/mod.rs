@@ -205,6 +205,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.server.response_idle_timeout_seconds == 0, "server.response_idle_timeout_seconds: at least 1");
     fault(settings.server.idle_timeout_seconds == 0, "server.idle_timeout_seconds: at least 1");
     fault(settings.uploads.concurrent_max == 0, "uploads.concurrent_max: at least 1");
+    fault(settings.uploads.open_max == 0, "uploads.open_max: at least 1");
+    fault(settings.uploads.open_per_org_max == 0, "uploads.open_per_org_max: at least 1");
+    fault(settings.uploads.open_per_account_max == 0, "uploads.open_per_account_max: at least 1");
     fault(settings.workers.concurrent_max == 0, "workers.concurrent_max: at least 1");
     fault(settings.workers.time_seconds_max == 0, "workers.time_seconds_max: at least 1");
     fault(settings.workers.drawing_seconds_max == 0, "workers.drawing_seconds_max: at least 1");

@@ -174,10 +174,17 @@ settings! {
 
     /// Receiving bytes.
     uploads: UploadSettings {
-        /// Bytes of one upload held in memory; what is larger goes through a file without a name.
+        /// Bytes of one upload held in memory; what is larger goes through a file without a name. All uploads together hold at most
+        /// `concurrent_max` times as much; what doesn't fit goes through files too.
         memory_bytes_max: usize = "1048576";
-        /// Uploads received at once; more wait, then are told to come back.
+        /// Uploads that are written to disk, inspected or stored at once. Orgs take turns.
         concurrent_max: usize = "64";
+        /// Uploads under way at once, however slow they are. Orgs take turns; who gets no place within 20 seconds is told to come back.
+        open_max: usize = "512";
+        /// Of these, how many may be one org's.
+        open_per_org_max: usize = "256";
+        /// Of these, how many may be one account's.
+        open_per_account_max: usize = "64";
     }
 
     /// What an image may be, by its headers.

@@ -173,7 +173,7 @@ pub async fn session(app: &TestApp, login: &str) -> (String, String) {
 }
 
 /// A connection with a logged-in cookie and a token, to write bytes to.
-async fn raw(app: &TestApp) -> (TcpStream, String) {
+pub async fn raw(app: &TestApp) -> (TcpStream, String) {
     let (cookie, token) = session(app, "ada").await;
     let stream = TcpStream::connect(app.address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("sets");

@@ -30,6 +30,7 @@ mod protocol;
 mod reading;
 mod records;
 mod rendering;
+mod sharing;
 mod site;
 mod sweeping;
 mod uploading;

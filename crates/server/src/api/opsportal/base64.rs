@@ -14,9 +14,9 @@ use base64::read::DecoderReader;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use imagewell_core::Error;
-use imagewell_core::model::Namespace;
-use imagewell_core::spool::Content;
-use imagewell_core::upload::{self, Accept, Target, Turn};
+use imagewell_core::model::{Actor, Namespace};
+use imagewell_core::spool::{Content, Spooled};
+use imagewell_core::upload::{self, Accept, Place, Target};
 use struson::reader::{JsonReader as _, JsonStreamReader, ValueType};
 use tokio::sync::mpsc;
 
@@ -92,7 +92,7 @@ async fn receive(
         }
     };
     let actor = caller.uploader(parameters)?;
-    let Some(Found { text, wrapping, turn }) = found else {
+    let Some(Found { text, wrapping, place }) = found else {
         let mut missing = parameters.missing();
         missing.push("image");
         return Err(Refusal::missing(&missing));
@@ -106,16 +106,16 @@ async fn receive(
         bytes_announced,
         accept: Accept::Images,
     };
-    let admitted = upload::admit_in_turn(&service.app, request, turn).await?;
-    let image = admitted.receive(decoded(text, wrapping)).await?.store().await?.image;
+    let admitted = upload::admit_in_place(&service.app, request, place).await?;
+    let image = admitted.receive(decoded(text.content.clone(), wrapping)).await?.store().await?.image;
     Ok(Json(Uploaded::new(image.id.to_string(), uploading.is_webix)))
 }
 
 /// The text of an image, spooled.
 struct Found {
-    text: Content,
+    text: Spooled,
     wrapping: Wrapping,
-    turn: Turn,
+    place: Place,
 }
 
 /// Spools the whole body and reads the parameters out of it, when the caller has shown who it is: in the head, or by a token near the
@@ -135,12 +135,12 @@ async fn from_body(
             let Some(chunk) = chunks.next().await else { break };
             beginning.extend_from_slice(&chunk?);
         }
-        caller.uploader(&token_of(&beginning, wrapping))?;
     }
-    let turn = upload::take_turn(&service.app).await?;
+    let actor = caller.uploader(&token_of(&beginning, wrapping))?;
+    let place = upload::take_place(&service.app, &actor).await?;
     let beginning = (!beginning.is_empty()).then(|| Ok(beginning.freeze()));
-    let text = spooled(service, futures_util::stream::iter(beginning).chain(chunks), bytes_max).await?;
-    let reader = text.reader();
+    let text = spooled(service, &actor, futures_util::stream::iter(beginning).chain(chunks), bytes_max).await?;
+    let reader = text.content.reader();
     let read = move || {
         let mut scalars = Scalars::default();
         scalars.read(reader, wrapping).map(|()| scalars)
@@ -150,7 +150,7 @@ async fn from_body(
     for (name, value) in scalars.values {
         parameters.add_from_body(name, value)?;
     }
-    Ok(scalars.has_image.then_some(Found { text, wrapping, turn }))
+    Ok(scalars.has_image.then_some(Found { text, wrapping, place }))
 }
 
 /// The token that stands at the beginning of a body, which may end anywhere.
@@ -180,9 +180,10 @@ async fn from_multipart(
         if found.is_some() {
             part.skip().await?;
         } else if part.name == "image" {
-            caller.uploader(parameters)?;
-            let turn = upload::take_turn(&service.app).await?;
-            found = Some(Found { text: spooled(service, part.chunks(), bytes_max).await?, wrapping: Wrapping::Bare, turn });
+            let actor = caller.uploader(parameters)?;
+            let place = upload::take_place(&service.app, &actor).await?;
+            let text = spooled(service, &actor, part.chunks(), bytes_max).await?;
+            found = Some(Found { text, wrapping: Wrapping::Bare, place });
         } else {
             let name = part.name.clone();
             if let Err(refusal) = parameters.add_from_body(name, part.text().await?) {
@@ -194,15 +195,12 @@ async fn from_multipart(
     Ok(found)
 }
 
-async fn spooled<S>(service: &Service, mut chunks: S, bytes_max: u64) -> Result<Content>
+async fn spooled<S>(service: &Service, actor: &Actor, chunks: S, bytes_max: u64) -> Result<Spooled>
 where
     S: futures_util::Stream<Item = std::result::Result<Bytes, Error>> + Unpin,
 {
-    let mut spool = service.app.spool(bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX));
-    while let Some(chunk) = chunks.next().await {
-        spool.write(&chunk?).await?;
-    }
-    Ok(spool.finish().await?.content)
+    let text_bytes_max = bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX);
+    Ok(upload::spool(&service.app, actor, text_bytes_max, chunks).await?)
 }
 
 #[derive(Default)]
