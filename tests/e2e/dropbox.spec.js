@@ -9,7 +9,7 @@ const { start, stored, password, photographs } = require("./imagewell.js");
 const MODULES = { "jquery.js": "jquery/dist", "jquery.form.min.js": "jquery-form/dist", "cropper.js": "cropperjs/dist", "cropper.css": "cropperjs/dist" };
 
 let server;
-test.beforeAll(async () => { server = await start("serve"); });
+test.beforeAll(async () => { server = await start("serve", { IMAGEWELL_DROPBOX_DOCUMENT_DOMAINS: "portal.test" }); });
 test.afterAll(() => server.stop());
 
 /** The portal's own files come from its own place; everything else is imagewell's. */
@@ -100,6 +100,29 @@ test("every refusal is read from the frame and stores nothing", async ({ page })
   const forged = await add(page, path.join(photographs, "rocket.jpg"));
   expect(forged).toMatchObject({ status: "401", text: "error" });
   expect(forged.body).toContain("X-Csrf-Token_");
+  expect(stored(server.blobs).length).toBe(before);
+});
+
+test("a page on a sibling host reads no token from a refusal", async ({ page }) => {
+  const port = new URL(server.url).port;
+  const [images, other] = [`http://images.portal.test:${port}`, `http://other.portal.test:${port}`];
+  await openPortal(page, images);
+  const before = stored(server.blobs).length;
+  await openPortal(page, other, null);
+  // It posts an empty form into a frame, and looks into it from the same document.domain.
+  const seen = await page.evaluate((images) => new Promise((resolve) => {
+    document.domain = "portal.test";
+    const frame = Object.assign(document.createElement("iframe"), { name: "victim" });
+    document.body.append(frame);
+    const form = Object.assign(document.createElement("form"), { method: "post", enctype: "multipart/form-data", target: "victim" });
+    form.action = `${images}/api/dropbox/pictures?wrapInHTML=true&document.domain=portal.test`;
+    document.body.append(form);
+    frame.addEventListener("load", () => setTimeout(() => {
+      try { resolve(`read: ${frame.contentWindow.document.cookie}`); } catch (error) { resolve(error.name); }
+    }, 200));
+    form.submit();
+  }), images);
+  expect(seen).toBe("SecurityError");
   expect(stored(server.blobs).length).toBe(before);
 });
 

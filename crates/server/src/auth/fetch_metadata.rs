@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use crate::config::{ResourcePolicy, Settings};
+use crate::config::{Domain, ResourcePolicy, Settings};
 
 /// Whether a request that changes something may come from where it comes from. Without any of the headers the caller is no
 /// current browser, and the CSRF token alone decides.
@@ -18,6 +18,14 @@ pub fn may_change(headers: &HeaderMap, settings: &Settings) -> bool {
         (None, Some(origin)) => is_own(origin, headers, settings),
         (None, None) => true,
     }
+}
+
+/// As [`may_change`], where pages of hosts below `domain` are the operator's as well.
+#[must_use]
+pub fn may_change_within(headers: &HeaderMap, settings: &Settings, domain: Option<&Domain>) -> bool {
+    let host = text(headers, "origin").and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    let host = host.map(|host| host.rsplit_once(':').map_or(host, |(host, _)| host));
+    may_change(headers, settings) || domain.zip(host).is_some_and(|(domain, host)| domain.covers(host))
 }
 
 /// Whether an image may be read from where the request comes from: other sites' pages may link to it, but not embed it,
@@ -80,6 +88,23 @@ mod tests {
                 );
                 assert_eq!(may_change(&headers(&pairs), &settings), expected, "{site:?} {origin:?}");
             }
+        }
+    }
+
+    #[test]
+    fn pages_below_a_domain_that_the_operator_has_named_are_ours() {
+        let (settings, domain) = (Settings::default(), Domain("portal.test".into()));
+        let cases = [
+            (Some(&domain), "http://www.portal.test:8080", true),
+            (Some(&domain), "https://portal.test", true),
+            (Some(&domain), "http://evilportal.test", false),
+            (Some(&domain), "http://portal.test.evil.test", false),
+            (Some(&domain), "null", false),
+            (None, "http://www.portal.test:8080", false),
+        ];
+        for (domain, origin, expected) in cases {
+            let headers = headers(&[("host", "images.portal.test"), ("sec-fetch-site", "same-site"), ("origin", origin)]);
+            assert_eq!(may_change_within(&headers, &settings, domain), expected, "{domain:?} {origin}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Settings from a file, the environment and flags, in rising order of weight. Unknown keys are faults, and all faults are
 //! reported at once.
 
+mod domain;
 mod reference;
 mod settings;
 mod value;
@@ -8,6 +9,7 @@ mod value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use domain::Domain;
 pub use reference::reference;
 pub use settings::{Entry, IdentityProviderSettings, Settings, TlsSettings};
 pub use value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
@@ -215,6 +217,9 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.passwords.concurrent_max == 0, "passwords.concurrent_max: at least 1");
     fault(settings.passwords.memory_kib < 8, "passwords.memory_kib: at least 8");
     fault(settings.passwords.passes == 0, "passwords.passes: at least 1");
+    fault(settings.passwords.queue_max == 0, "passwords.queue_max: at least 1");
+    fault(settings.passwords.queue_per_range_max == 0, "passwords.queue_per_range_max: at least 1");
+    fault(settings.passwords.wait_seconds_max == 0, "passwords.wait_seconds_max: at least 1");
     fault(settings.storage.part_bytes < 5 * 1024 * 1024, "storage.part_bytes: at least 5242880, as S3 has it");
     fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
     fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
@@ -234,6 +239,8 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     );
     fault(!(1..=16_384).contains(&settings.images.transform_side_px_max), "images.transform_side_px_max: from 1 to 16384");
     fault(settings.dropbox.ticket_ttl_seconds == 0, "dropbox.ticket_ttl_seconds: at least 1");
+    fault(settings.sessions.idle_seconds == 0, "sessions.idle_seconds: at least 1");
+    fault(settings.sessions.absolute_seconds == 0, "sessions.absolute_seconds: at least 1");
     fault(settings.dropbox.session_seconds == 0, "dropbox.session_seconds: at least 1");
     fault(!(1..=4096).contains(&settings.dropbox.size_px_max), "dropbox.size_px_max: from 1 to 4096");
     fault(settings.oauth.issuer.is_empty(), "oauth.issuer: may not be empty");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::domain::Domain;
 use super::value::{DatabaseUrl, LogFormat, Origin, ResourcePolicy, Secret, StorageUrl, TicketNumbering, Value, WebUrl, Zone};
 
 /// One setting, as the reference and the loader see it.
@@ -266,6 +267,14 @@ settings! {
         passes: u32 = "2";
         /// Hashes computed at once.
         concurrent_max: usize = "2";
+        /// Logins that wait for a hash, of accounts that have logged in from there lately, and as many of others. More are told to come
+        /// back. Ranges of addresses (an IPv4 /24, an IPv6 /48) take turns, and so do the addresses in them; of accounts that have logged
+        /// in from there lately comes every second one.
+        queue_max: usize = "1024";
+        /// Of these, how many may come from one range of addresses.
+        queue_per_range_max: usize = "512";
+        /// Seconds that a login may wait for a hash.
+        wait_seconds_max: u64 = "10";
     }
 
     /// Staying logged in.
@@ -276,12 +285,18 @@ settings! {
         absolute_seconds: u64 = "604800";
     }
 
-    /// Attempts to log in.
+    /// Attempts to log in. Only those that fail count.
     login: LoginSettings {
-        /// Attempts for one account within the window.
+        /// Failed attempts for one account from one address within the window (an IPv6 /64 counts as one).
         attempts_per_account_max: NonZeroU32 = "10";
-        /// Attempts from one address within the window (an IPv6 /64 counts as one).
+        /// Failed attempts from one address within the window, for whatever accounts.
         attempts_per_address_max: NonZeroU32 = "100";
+        /// Failed attempts for one account within the window, from all addresses together. They keep nobody out who comes from an address
+        /// that is known.
+        attempts_per_account_anywhere_max: NonZeroU32 = "200";
+        /// Seconds for which an address is known from which an account has proved itself, as long as this process runs: there only its
+        /// own failures keep it out, not those of others.
+        known_address_seconds: u64 = "2592000";
         /// Seconds over which attempts come back.
         window_seconds: NonZeroU32 = "60";
     }
@@ -402,6 +417,9 @@ settings! {
         csrf_on_writes: bool = "true";
         /// Whether requests that only read, and need a login, must show it too. `<img>` can't.
         csrf_on_reads: bool = "false";
+        /// Values that `document.domain` may be given by answers wrapped in HTML, as in `example.com`. Pages of every host below such a domain
+        /// that set it too can then read those answers and whatever else the browser has open of this host with it.
+        document_domains: Vec<Domain> = "";
     }
 
     /// Access tokens that imagewell gives to OAuth clients.

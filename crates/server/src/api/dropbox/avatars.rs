@@ -33,10 +33,10 @@ type ResourcePath = std::result::Result<Path<(String, String)>, PathRejection>;
     responses((status = 200, body = AvatarAnswer), (status = "4XX", description = "Why not", content_type = "text/plain")))]
 pub async fn take(State(service): State<Service>, path: ResourcePath, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let (form, verdict) = Form::of(&head.uri);
+    let (mut form, verdict) = Form::of(&head.uri, &service.settings.dropbox.document_domains);
     let outcome = async {
         verdict?;
-        let caller = Caller::read(&service, &head.headers, Access::Write).await?;
+        let caller = Caller::read_in(&service, &head.headers, Access::Write, &mut form).await?;
         let resource = resource(path)?;
         let body = Intake::new(body, &service.settings, BODY_BYTES_MAX, BODY_BYTES_MAX).whole().await?;
         let number = match ticket(&body)? {
@@ -48,7 +48,8 @@ pub async fn take(State(service): State<Service>, path: ResourcePath, request: R
         };
         Ok(Plain::json(&AvatarAnswer { avatar_version_id: number }))
     };
-    form.answer(outcome.await)
+    let outcome = outcome.await;
+    form.answer(outcome)
 }
 
 fn ticket(body: &[u8]) -> Result<Option<TicketNumber>> {

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 use super::error::{Refusal, Result};
+use super::wire::Form;
 use crate::auth::fetch_metadata;
 use crate::config::Settings;
 use crate::serve::Service;
@@ -49,8 +50,13 @@ impl Caller {
 
     /// Somebody who is logged in and, where that is asked for, shows the CSRF token in a header.
     pub(super) async fn read(service: &Service, headers: &HeaderMap, access: Access) -> Result<Self> {
+        Self::read_in(service, headers, access, &mut Form::Plain).await
+    }
+
+    /// As [`Caller::read`], for an answer in some form.
+    pub(super) async fn read_in(service: &Service, headers: &HeaderMap, access: Access, form: &mut Form) -> Result<Self> {
         let caller = Self::find(service, headers).await?.ok_or_else(Refusal::unauthorized)?;
-        caller.check_csrf(service, headers, access, None)?;
+        caller.check_csrf(service, headers, access, form, None)?;
         Ok(caller)
     }
 
@@ -59,19 +65,33 @@ impl Caller {
         format!("X-{CSRF_COOKIE}{}", self.actor.org_name)
     }
 
-    /// Whether the request comes from a page that can read the CSRF cookie. `field` is what stood in a form or in the query.
-    pub(super) fn check_csrf(&self, service: &Service, headers: &HeaderMap, access: Access, field: Option<&str>) -> Result<()> {
+    /// Whether the request comes from a page that can read the CSRF cookie, and from no other site: whoever got hold of a token
+    /// still has to be where the portal is. `field` is what stood in a form or in the query. The form learns that the caller is
+    /// proved.
+    pub(super) fn check_csrf(
+        &self,
+        service: &Service,
+        headers: &HeaderMap,
+        access: Access,
+        form: &mut Form,
+        field: Option<&str>,
+    ) -> Result<()> {
         let settings = &service.settings.dropbox;
         let asked_for = match access {
             Access::Read => settings.csrf_on_reads,
             Access::Write => settings.csrf_on_writes,
         };
-        if !asked_for {
-            let harmless = access == Access::Read || fetch_metadata::may_change(headers, &service.settings);
-            return if harmless { Ok(()) } else { Err(Refusal::csrf()) };
-        }
+        let from_here = fetch_metadata::may_change_within(headers, &service.settings, form.domain());
         let shown = headers.get(self.csrf_header()).map(|value| value.to_str().unwrap_or_default()).or(field);
-        if shown.is_some_and(|shown| self.is_csrf(shown)) { Ok(()) } else { Err(Refusal::csrf()) }
+        let proved = match access {
+            Access::Read if !asked_for => true,
+            _ => from_here && (!asked_for || shown.is_some_and(|shown| self.is_csrf(shown))),
+        };
+        if !proved {
+            return Err(Refusal::csrf());
+        }
+        form.caller_is_proved();
+        Ok(())
     }
 
     /// In constant time as far as the token is concerned.

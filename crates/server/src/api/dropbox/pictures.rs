@@ -44,11 +44,11 @@ pub(super) type PicturePath = std::result::Result<Path<String>, PathRejection>;
         (status = 500, description = "An error occurred processing the call.", content_type = "text/plain")))]
 pub async fn add(State(service): State<Service>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let (form, verdict) = Form::of(&head.uri);
+    let (mut form, verdict) = Form::of(&head.uri, &service.settings.dropbox.document_domains);
     let bytes_max = service.settings.dropbox.upload_bytes_max.saturating_add(1);
     let intake = Intake::new(body, &service.settings, bytes_max.saturating_add(OVERHEAD_BYTES_MAX), bytes_max);
     let received = match verdict {
-        Ok(()) => receive(&service, &head, &form, &intake, bytes_max).await,
+        Ok(()) => receive(&service, &head, &mut form, &intake, bytes_max).await,
         Err(refusal) => Err(refusal),
     };
     if received.is_err() {
@@ -59,12 +59,12 @@ pub async fn add(State(service): State<Service>, request: Request) -> Response {
 }
 
 /// Reads the body to its end. Nothing is stored yet, so that a broken end leaves nothing behind.
-async fn receive(service: &Service, head: &Parts, form: &Form, intake: &Intake, bytes_max: u64) -> Result<Received> {
+async fn receive(service: &Service, head: &Parts, form: &mut Form, intake: &Intake, bytes_max: u64) -> Result<Received> {
     let caller = Caller::find(service, &head.headers).await?.ok_or_else(Refusal::unauthorized)?;
     // A page that posts through an iframe can set no header.
     let mut field = form.is_wrapped().then(|| query_value(head, &caller.csrf_header())).flatten();
     if !form.is_wrapped() {
-        caller.check_csrf(service, &head.headers, Access::Write, None)?;
+        caller.check_csrf(service, &head.headers, Access::Write, form, None)?;
     }
     upload::check_right(&caller.actor)?;
     let mut body = Multipart::new(&head.headers, intake.chunks(), &service.settings)?;
@@ -74,14 +74,14 @@ async fn receive(service: &Service, head: &Parts, form: &Form, intake: &Intake, 
         if received.is_some() || (!is_file && !part.name.eq_ignore_ascii_case(&caller.csrf_header())) {
             part.skip().await?;
         } else if is_file {
-            caller.check_csrf(service, &head.headers, Access::Write, field.as_deref())?;
+            caller.check_csrf(service, &head.headers, Access::Write, form, field.as_deref())?;
             received = Some(take(service, head, &caller, part, bytes_max).await?);
         } else {
             let text = part.text().await?;
             field = if form.is_wrapped() { Some(recoded(&text)) } else { field };
         }
     }
-    caller.check_csrf(service, &head.headers, Access::Write, field.as_deref())?;
+    caller.check_csrf(service, &head.headers, Access::Write, form, field.as_deref())?;
     received.ok_or_else(|| Refusal::invalid("the form holds no picture: send one as a part with a filename"))
 }
 
@@ -126,10 +126,10 @@ fn recoded(value: &str) -> String {
         (status = "4XX", description = "Why not", content_type = "text/plain")))]
 pub async fn crop(State(service): State<Service>, path: PicturePath, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let (form, verdict) = Form::of(&head.uri);
+    let (mut form, verdict) = Form::of(&head.uri, &service.settings.dropbox.document_domains);
     let outcome = async {
         verdict?;
-        let caller = Caller::read(&service, &head.headers, Access::Write).await?;
+        let caller = Caller::read_in(&service, &head.headers, Access::Write, &mut form).await?;
         let number = number(path)?;
         let body = Intake::new(body, &service.settings, CROP_BYTES_MAX, CROP_BYTES_MAX).whole().await?;
         let [x, y, width, height] = crop_fields(&body)?;
@@ -142,7 +142,8 @@ pub async fn crop(State(service): State<Service>, path: PicturePath, request: Re
         tickets::crop(&service.app, &caller.actor, number, part).await?;
         Ok(Plain::json(&number.get()))
     };
-    form.answer(outcome.await)
+    let outcome = outcome.await;
+    form.answer(outcome)
 }
 
 fn crop_fields(body: &[u8]) -> Result<[f64; 4]> {

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::error::{Refusal, Result};
+use crate::config::{Domain, Value as _};
 use crate::delivery::set;
 
 /// Browsers once showed a page of their own in place of an error that was 512 bytes or shorter.
@@ -41,28 +42,51 @@ impl Plain {
 pub(super) enum Form {
     Plain,
     Wrapped {
-        /// The document's domain, so that a page on a sibling host can read the frame.
-        domain: Option<String>,
+        /// The document's domain, so that a page on a sibling host can read the frame: one of those that the operator has listed.
+        domain: Option<Domain>,
+        /// Whether the caller has proved itself. Nobody else gets a page that other hosts can look into.
+        proved: bool,
     },
 }
 
 impl Form {
-    /// What the query asks for. A domain that is none is refused, in wrapped form.
-    pub(super) fn of(uri: &Uri) -> (Self, Result<()>) {
+    /// What the query asks for. A domain that is none, or is not among these, is refused in wrapped form.
+    pub(super) fn of(uri: &Uri, domains: &[Domain]) -> (Self, Result<()>) {
         let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         let value = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         if value("wrapInHTML") != Some("true") {
             return (Self::Plain, Ok(()));
         }
-        match value("document.domain").filter(|domain| !domain.is_empty()) {
-            None => (Self::Wrapped { domain: None }, Ok(())),
-            Some(domain) if is_domain(domain) => (Self::Wrapped { domain: Some(domain.to_owned()) }, Ok(())),
-            Some(_) => (Self::Wrapped { domain: None }, Err(Refusal::invalid("document.domain is no domain"))),
+        let wrapped = |domain| Self::Wrapped { domain, proved: false };
+        let Some(asked_for) = value("document.domain").filter(|domain| !domain.is_empty()) else {
+            return (wrapped(None), Ok(()));
+        };
+        match Domain::parse(asked_for) {
+            Err(_) => (wrapped(None), Err(Refusal::invalid("document.domain is no domain"))),
+            Ok(domain) if domains.contains(&domain) => (wrapped(Some(domain)), Ok(())),
+            Ok(_) => {
+                let reason = "document.domain is none that is allowed here: dropbox.document_domains lists them";
+                (wrapped(None), Err(Refusal::invalid(reason)))
+            }
         }
     }
 
     pub(super) fn is_wrapped(&self) -> bool {
         *self != Self::Plain
+    }
+
+    /// The domain whose hosts the caller's page may be of.
+    pub(super) fn domain(&self) -> Option<&Domain> {
+        match self {
+            Self::Plain => None,
+            Self::Wrapped { domain, .. } => domain.as_ref(),
+        }
+    }
+
+    pub(super) fn caller_is_proved(&mut self) {
+        if let Self::Wrapped { proved, .. } = self {
+            *proved = true;
+        }
     }
 
     /// The answer in this form.
@@ -77,7 +101,7 @@ impl Form {
                 set(&mut response, header::CONTENT_TYPE, plain.content_type);
                 response
             }
-            Self::Wrapped { domain } => wrapped(status, &plain.text, domain.as_deref()),
+            Self::Wrapped { domain, proved } => wrapped(status, &plain.text, domain.as_ref(), *proved),
         };
         set(&mut response, header::CACHE_CONTROL, "no-store");
         set(&mut response, header::EXPIRES, "Thu, 01 Jan 1970 00:00:00 GMT");
@@ -88,9 +112,9 @@ impl Form {
     }
 }
 
-fn wrapped(status: StatusCode, text: &str, domain: Option<&str>) -> Response {
+fn wrapped(status: StatusCode, text: &str, domain: Option<&Domain>, proved: bool) -> Response {
     let status_text = if status.is_success() { "success" } else { "error" };
-    let script = domain.map(|domain| format!("document.domain=\"{domain}\";"));
+    let script = domain.filter(|_| proved).map(|Domain(domain)| format!("document.domain=\"{domain}\";"));
     let page = html! {
         (DOCTYPE)
         html lang="en" status=(status.as_u16()) statusText=(status_text) {
@@ -110,20 +134,12 @@ fn wrapped(status: StatusCode, text: &str, domain: Option<&str>) -> Response {
         format!("default-src 'none'; script-src 'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes())))
     });
     set(&mut response, header::CONTENT_SECURITY_POLICY, &policy);
-    // Without it current browsers ignore document.domain.
-    response.headers_mut().insert(HeaderName::from_static("origin-agent-cluster"), HeaderValue::from_static("?0"));
+    if domain.is_some() {
+        // Without it current browsers ignore document.domain. They go by the first page of an origin that they meet, so refusals
+        // have it too.
+        response.headers_mut().insert(HeaderName::from_static("origin-agent-cluster"), HeaderValue::from_static("?0"));
+    }
     response
-}
-
-/// A host name (RFC 1123 §2.1): nothing in it means anything to HTML or to a script.
-fn is_domain(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// Body of a login.
@@ -166,26 +182,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_host_names_are_domains() {
-        for domain in ["example.com", "a", "a-b.c1.example", "localhost", "127.0.0.1"] {
-            assert!(is_domain(domain), "{domain}");
-        }
-        for domain in
-            ["", ".", "a..b", "-a.com", "a-.com", "a b", "\";alert(1)//", "</script>", "exämple.com", "a/b", &"a".repeat(64)]
-        {
-            assert!(!is_domain(domain), "{domain:?}");
-        }
-    }
-
-    #[test]
     fn the_query_says_in_which_form() {
-        let form = |query: &str| Form::of(&format!("/x?{query}").parse().expect("uri"));
+        let listed = [Domain("a.b".into()), Domain("portal.test".into())];
+        let form = |query: &str| Form::of(&format!("/x?{query}").parse().expect("uri"), &listed);
+        let wrapped = |domain: Option<&str>| Form::Wrapped { domain: domain.map(|name| Domain(name.into())), proved: false };
         assert_eq!(form("a=b").0, Form::Plain);
         assert_eq!(form("wrapInHTML=false").0, Form::Plain);
-        assert_eq!(form("wrapInHTML=true&document.domain=").0, Form::Wrapped { domain: None });
-        assert_eq!(form("wrapInHTML=true&document.domain=a.b").0, Form::Wrapped { domain: Some("a.b".into()) });
-        let (refused_in, verdict) = form("wrapInHTML=true&document.domain=%3Cscript%3E");
-        assert_eq!(refused_in, Form::Wrapped { domain: None });
-        assert!(verdict.is_err());
+        assert_eq!(form("wrapInHTML=true&document.domain=").0, wrapped(None));
+        for asked_for in ["a.b", "A.b"] {
+            assert_eq!(form(&format!("wrapInHTML=true&document.domain={asked_for}")).0, wrapped(Some("a.b")));
+        }
+        for other in ["%3Cscript%3E", "b", "x.a.b", "portal.test.", "test", "xportal.test", "a.b%00"] {
+            let (refused_in, verdict) = form(&format!("wrapInHTML=true&document.domain={other}"));
+            assert_eq!(refused_in, wrapped(None), "{other}");
+            assert!(verdict.is_err(), "{other}");
+        }
     }
 }

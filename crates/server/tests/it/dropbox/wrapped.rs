@@ -62,9 +62,12 @@ async fn a_post_through_an_iframe_is_answered_in_html() {
     unwrapped(&post(&ada, "", Some(other_case), png(8, 8, 1)).await, 200);
 }
 
+/// With a domain whose pages may read the answers.
+const LISTED: [(&str, &str); 1] = [("dropbox.document_domains", "b.example, Portal.example.com")];
+
 #[tokio::test]
 async fn a_domain_is_set_by_a_script_that_the_policy_knows() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&LISTED).await;
     let ada = Portal::user(&app, "ada").await;
     let answer = post(&ada, "portal.example.com", Some(token(&ada)), png(8, 8, 1)).await;
     unwrapped(&answer, 200);
@@ -78,6 +81,82 @@ async fn a_domain_is_set_by_a_script_that_the_policy_knows() {
         assert!(!answer.text().contains("<script") && !answer.text().contains("alert"), "{}", answer.text());
     }
     assert_eq!(app.stored().await, before);
+}
+
+/// Row H11: who can read an answer, and with it whatever the browser has open of this host, is for the operator to say.
+#[tokio::test]
+async fn a_domain_that_is_not_listed_is_refused_without_a_script() {
+    let anybody = TestApp::start().await;
+    let listed = TestApp::with(&LISTED).await;
+    for (app, domains) in [
+        (&anybody, &["example.com", "portal.example.com", "localhost"][..]),
+        (&listed, &["example.com", "com", "www.portal.example.com", "portal.example.com.", "example"]),
+    ] {
+        let ada = Portal::user(app, "ada").await;
+        let before = app.stored().await;
+        for domain in domains {
+            let answer = post(&ada, domain, Some(token(&ada)), png(8, 8, 1)).await;
+            assert!(unwrapped(&answer, 400).contains("document.domain"), "{domain}");
+            assert!(!answer.text().contains("<script") && answer.header("origin-agent-cluster").is_empty(), "{domain}");
+        }
+        assert_eq!(app.stored().await, before);
+    }
+}
+
+/// A page on a sibling host would read the CSRF cookie from the frame of a refusal.
+#[tokio::test]
+async fn nobody_who_has_not_proved_itself_gets_a_script() {
+    let app = TestApp::with(&LISTED).await;
+    let (ada, bob) = (Portal::user(&app, "ada").await, Portal::user(&app, "bob").await);
+    let before = app.stored().await;
+    let domain = "portal.example.com";
+    for (portal, field) in [(&Portal::visitor(&app), None), (&ada, None), (&ada, Some(token(&bob)))] {
+        let answer = post(portal, domain, field, png(8, 8, 1)).await;
+        unwrapped(&answer, 401);
+        assert!(!answer.text().contains("<script"), "{}", answer.text());
+    }
+    for (method, path) in [("PUT", "/api/dropbox/pictures/1001"), ("PUT", "/api/users/ada/avatar")] {
+        let path = format!("{path}?wrapInHTML=true&document.domain={domain}");
+        let unproved = Answer::of(ada.request(method, &path).body("x=1")).await;
+        unwrapped(&unproved, 401);
+        assert!(!unproved.text().contains("<script"), "{path}");
+        let proved = Answer::of(ada.change(method, &path).body("x=1")).await;
+        assert!(proved.text().contains("<script>"), "{path}: {}", proved.text());
+    }
+    // Whoever is proved reads from the frame why its picture is refused.
+    let refused = post(&ada, domain, Some(token(&ada)), b"no picture".to_vec()).await;
+    assert!(unwrapped(&refused, 400).contains("accepted are") && refused.text().contains("<script>"));
+    assert_eq!(app.stored().await, before);
+}
+
+/// Row A2: the token alone is not enough where the browser says that another site sends it.
+#[tokio::test]
+async fn a_token_in_the_hands_of_another_site_is_refused() {
+    let app = TestApp::with(&LISTED).await;
+    let ada = Portal::user(&app, "ada").await;
+    let before = app.stored().await;
+    let send = async |domain: &str, site: &str, origin: &str| {
+        let body = form("Profile", png(8, 8, 1));
+        let request = ada.change("POST", &format!("{WRAPPED}{domain}")).header("sec-fetch-site", site).header("origin", origin);
+        Answer::of(request.multipart(body)).await
+    };
+    for (domain, site, origin) in [
+        ("", "same-site", "http://other.example.com"),
+        ("", "same-site", "http://www.portal.example.com"),
+        ("", "cross-site", "null"),
+        ("portal.example.com", "same-site", "http://other.example.com"),
+        ("portal.example.com", "cross-site", "https://evilportal.example.com"),
+        ("b.example", "same-site", "http://www.portal.example.com"),
+    ] {
+        let answer = send(domain, site, origin).await;
+        unwrapped(&answer, 401);
+        assert!(!answer.text().contains("<script"), "{origin}");
+    }
+    let plain = ada.change("POST", PICTURES).header("sec-fetch-site", "same-site").header("origin", "http://other.example.com");
+    assert_eq!(Answer::of(plain.multipart(form("Profile", png(8, 8, 1)))).await.status.as_u16(), 401);
+    assert_eq!(app.stored().await, before);
+    unwrapped(&send("portal.example.com", "same-site", "http://www.portal.example.com:8080").await, 200);
+    unwrapped(&send("", "same-origin", "http://images.example.com").await, 200);
 }
 
 #[tokio::test]
