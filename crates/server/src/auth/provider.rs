@@ -2,7 +2,7 @@
 //! A token may not choose its key's address, and no key is trusted longer than the configured time.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use imagewell_core::accounts::OutsideCaller;
@@ -11,7 +11,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use reqwest::Client;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::machine::Denied;
 use super::tokens::reason;
@@ -40,13 +40,33 @@ const SUBJECT_BYTES_MAX: usize = 255;
 pub struct Provider {
     settings: IdentityProviderSettings,
     client: Client,
+    /// Held for a moment, never while the provider is asked: whoever has its key waits for nobody.
     kept: Mutex<Kept>,
+    /// Held while the provider is asked.
+    asking: Arc<AsyncMutex<()>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Kept {
     keys: Option<(Arc<JwkSet>, Instant)>,
     failed: Option<Instant>,
+}
+
+impl Kept {
+    /// How long ago the keys came in.
+    fn age(&self) -> Option<Duration> {
+        self.keys.as_ref().map(|(_, fetched)| fetched.elapsed())
+    }
+
+    fn failed_just_now(&self) -> bool {
+        self.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER_FAILURE)
+    }
+
+    /// Whether this is news since that moment, good or bad.
+    fn is_newer_than(&self, moment: Instant) -> bool {
+        let fetched = self.keys.as_ref().map(|(_, fetched)| *fetched);
+        fetched.max(self.failed).is_some_and(|news| news > moment)
+    }
 }
 
 impl Provider {
@@ -66,7 +86,7 @@ impl Provider {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| imagewell_core::Error::internal("making an HTTP client", &error))?;
-        Ok(Some(Self { settings: settings.clone(), client, kept: Mutex::default() }))
+        Ok(Some(Self { settings: settings.clone(), client, kept: Mutex::default(), asking: Arc::default() }))
     }
 
     /// Whether a token claims to be the provider's.
@@ -76,7 +96,7 @@ impl Provider {
     }
 
     /// Whom the token is about, if it is good.
-    pub(super) async fn verify(&self, token: &str, header: &Header) -> Result<OutsideCaller, Denied> {
+    pub(super) async fn verify(self: &Arc<Self>, token: &str, header: &Header) -> Result<OutsideCaller, Denied> {
         if !ALGORITHMS.contains(&header.alg) {
             return Err(Denied::InvalidToken("it is signed in a way that is not accepted"));
         }
@@ -109,35 +129,69 @@ impl Provider {
         Some(OutsideCaller { org, issuer, subject, roles: roles.into_iter().collect() })
     }
 
-    /// The key that the token names. Many tokens at once are one look.
-    async fn key(&self, header: &Header) -> Result<DecodingKey, Denied> {
-        let mut kept = self.kept.lock().await;
-        let age = kept.keys.as_ref().map(|(_, fetched)| fetched.elapsed());
+    /// The key that the token names. One that is held is given at once, whatever other tokens wait for; many tokens without one are
+    /// one look at the provider.
+    async fn key(self: &Arc<Self>, header: &Header) -> Result<DecodingKey, Denied> {
+        let kept = self.kept();
+        let ttl = Duration::from_secs(self.settings.jwks_ttl_seconds);
         let found = kept.keys.as_ref().and_then(|(keys, _)| find(keys, header));
-        let too_old = age.is_none_or(|age| age >= Duration::from_secs(self.settings.jwks_ttl_seconds));
-        let may_be_new = found.is_none() && age.is_some_and(|age| age >= Duration::from_secs(self.settings.unknown_key_seconds));
-        let found = if too_old || may_be_new {
-            if kept.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER_FAILURE) {
-                return Err(Denied::StatusUnavailable);
-            }
-            match self.fetch().await {
-                Ok(keys) => {
-                    let found = find(&keys, header);
-                    *kept = Kept { keys: Some((Arc::new(keys), Instant::now())), failed: None };
-                    found
+        let fresh = kept.age().filter(|age| *age < ttl);
+        let jwk = match (fresh, found) {
+            (Some(age), Some(jwk)) => {
+                if age >= ttl * 3 / 4 && !kept.failed_just_now() {
+                    self.renew_in_background();
                 }
-                Err(error) => {
-                    tracing::warn!(error, "the identity provider's keys can't be had");
-                    kept.failed = Some(Instant::now());
-                    return Err(Denied::StatusUnavailable);
-                }
+                Some(jwk)
             }
-        } else {
-            found
+            (Some(age), None) if age < Duration::from_secs(self.settings.unknown_key_seconds) => None,
+            _ => {
+                let keys = self.ask(Instant::now()).await?;
+                find(&keys, header)
+            }
         };
-        drop(kept);
-        let jwk = found.ok_or(Denied::InvalidToken("its key is not one of its issuer's"))?;
+        let jwk = jwk.ok_or(Denied::InvalidToken("its key is not one of its issuer's"))?;
         DecodingKey::from_jwk(&jwk).map_err(|_| Denied::InvalidToken("its key can't be used"))
+    }
+
+    fn kept(&self) -> Kept {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keys that are newer than `since`: what somebody else has just asked for is as good.
+    async fn ask(self: &Arc<Self>, since: Instant) -> Result<Arc<JwkSet>, Denied> {
+        let asking = Arc::clone(&self.asking).lock_owned().await;
+        let mut kept = self.kept();
+        if !kept.is_newer_than(since) && !kept.failed_just_now() {
+            // In a task of its own: it would be a pity about the answer if this caller hung up.
+            let provider = Arc::clone(self);
+            kept = tokio::spawn(async move { provider.renew(asking).await }).await.map_err(|_| Denied::StatusUnavailable)?;
+        }
+        match kept {
+            Kept { keys: Some((keys, _)), failed: None } => Ok(keys),
+            _ => Err(Denied::StatusUnavailable),
+        }
+    }
+
+    /// Before the keys are too old, and nobody waits for it.
+    fn renew_in_background(self: &Arc<Self>) {
+        if let Ok(asking) = Arc::clone(&self.asking).try_lock_owned() {
+            let provider = Arc::clone(self);
+            tokio::spawn(async move { provider.renew(asking).await });
+        }
+    }
+
+    /// Asks the provider, and keeps what it says. Keys that are held stay for their time when it fails.
+    async fn renew(&self, _asking: OwnedMutexGuard<()>) -> Kept {
+        let fetched = self.fetch().await;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match fetched {
+            Ok(keys) => *kept = Kept { keys: Some((Arc::new(keys), Instant::now())), failed: None },
+            Err(error) => {
+                tracing::warn!(error, "the identity provider's keys can't be had");
+                kept.failed = Some(Instant::now());
+            }
+        }
+        kept.clone()
     }
 
     /// Asks the provider for its keys now.

@@ -60,6 +60,8 @@ impl Key {
 struct Provider {
     url: String,
     documents: watch::Sender<Vec<(&'static str, String)>>,
+    /// While it is set, whoever asks waits.
+    held: watch::Sender<bool>,
     asked: Arc<AtomicUsize>,
 }
 
@@ -68,6 +70,7 @@ impl Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let (documents, served) = watch::channel(Vec::<(&str, String)>::new());
+        let (held, mut waits) = watch::channel(false);
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         tokio::spawn(async move {
@@ -75,6 +78,7 @@ impl Provider {
                 let mut request = vec![0; 8192];
                 let length = socket.read(&mut request).await.unwrap_or(0);
                 count.fetch_add(1, Ordering::SeqCst);
+                let _ = waits.wait_for(|held| !held).await;
                 let request = String::from_utf8_lossy(&request[..length]).into_owned();
                 let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
                 let document = served.borrow().iter().find(|(known, _)| *known == path).map(|(_, text)| text.clone());
@@ -86,7 +90,7 @@ impl Provider {
                 let _ = socket.write_all(answer.as_bytes()).await;
             }
         });
-        let provider = Self { url, documents, asked };
+        let provider = Self { url, documents, held, asked };
         provider.publish(keys);
         provider
     }
@@ -239,6 +243,49 @@ async fn when_it_can_not_be_asked_the_answer_says_so() {
     provider.publish(&[&key]);
     tokio::time::sleep(Duration::from_millis(2100)).await;
     machine.send("GET", "rewards/a.png").await.file();
+}
+
+#[tokio::test]
+async fn whose_key_is_held_waits_for_no_other_token() {
+    let (known, unknown) = (Key::rsa("r1"), Key::rsa("r2"));
+    let provider = Provider::start(&[&known]).await;
+    let settings = [("identity_provider.unknown_key_seconds", "1"), ("identity_provider.timeout_seconds", "120")];
+    let app = provider.app(&settings).await;
+    let good = Machine::bearer(&app, &known.sign(&provider.claims()));
+    let bad = Machine::bearer(&app, &unknown.sign(&provider.claims()));
+    good.send("GET", "rewards/a.png").await.failed(404);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    provider.held.send_replace(true);
+    let storm =
+        tokio::spawn(async move { futures_util::future::join_all((0..20).map(|_| bad.send("GET", "rewards/a.png"))).await });
+    while provider.times_asked() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..3 {
+        let answer = tokio::time::timeout(Duration::from_secs(30), good.send("GET", "rewards/a.png")).await;
+        answer.expect("the provider is still silent, and its key is held").failed(404);
+    }
+    assert!(!storm.is_finished());
+    provider.held.send_replace(false);
+    for answer in storm.await.expect("ends") {
+        answer.failed(401);
+    }
+    assert_eq!(provider.times_asked(), 2, "all of them were one look");
+}
+
+/// Keys are asked for again before they are too old, by nobody who would have to wait.
+#[tokio::test]
+async fn keys_are_renewed_before_they_end() {
+    let key = Key::rsa("r1");
+    let provider = Provider::start(&[&key]).await;
+    let app = provider.app(&[("identity_provider.jwks_ttl_seconds", "4")]).await;
+    let machine = Machine::bearer(&app, &key.sign(&provider.claims()));
+    machine.send("GET", "rewards/a.png").await.failed(404);
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    machine.send("GET", "rewards/a.png").await.failed(404);
+    while provider.times_asked() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
