@@ -12,7 +12,7 @@ use imagewell_imaging::Facts;
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
-use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, State, Version};
+use crate::model::{Actor, AppKey, BlobKey, Digest, Image, ImageId, Namespace, OrgId, State, Version};
 use crate::workers::{Chunks, Source};
 use crate::{Error, access, db};
 
@@ -42,7 +42,7 @@ pub enum Body {
 /// # Errors
 /// [`Error::NotFound`] for what isn't there, is another org's, or stands under another application; [`Error::Forbidden`].
 pub async fn find(app: &App, actor: &Actor, wanted: Wanted<'_>) -> Result<Arc<Image>, Error> {
-    let image = by_id(app, wanted.id).await?;
+    let image = called(app, actor.org, wanted.id).await?;
     let held = image.app_key.as_ref().map(AppKey::as_str);
     let named_right = wanted.app_key.is_none_or(|app_key| Some(app_key) == held);
     if image.namespace != *wanted.namespace || image.org != actor.org || !named_right {
@@ -53,6 +53,27 @@ pub async fn find(app: &App, actor: &Actor, wanted: Wanted<'_>) -> Result<Arc<Im
         tracing::warn!(target: "audit", login = actor.login, image = %image.id, "view denied");
     })?;
     Ok(image)
+}
+
+/// The image that an org calls by this id: one of that id, or one for which it has chosen the id. A warm one touches no database.
+pub(crate) async fn called(app: &App, org: OrgId, id: ImageId) -> Result<Arc<Image>, Error> {
+    match app.images.get(&id) {
+        Some(image) if image.org == org => Ok(image),
+        // Boxed, as everything that most reads don't need.
+        _ => Box::pin(called_or_chosen(app, org, id)).await,
+    }
+}
+
+async fn called_or_chosen(app: &App, org: OrgId, id: ImageId) -> Result<Arc<Image>, Error> {
+    let chosen = id.chosen_by(org);
+    if let Some(image) = app.images.get(&chosen) {
+        return Ok(image);
+    }
+    match by_id(app, id).await {
+        Ok(image) if image.org == org => Ok(image),
+        Ok(_) | Err(Error::NotFound) => by_id(app, chosen).await,
+        Err(error) => Err(error),
+    }
 }
 
 /// An image with its newest version, whoever may see it. A change removes it from the cache after its commit, also while it is
@@ -82,19 +103,37 @@ pub async fn find_any(
     number: Option<u32>,
     linked: impl FnOnce(&Image) -> Option<access::Link>,
 ) -> Result<Arc<Image>, Error> {
-    let image = match number {
-        None => by_id(app, id).await?,
-        Some(number) => Arc::new(db::images::find_version(&app.database, id, number).await?.ok_or(Error::NotFound)?),
+    let found = match app.images.get(&id).filter(|_| number.is_none()) {
+        Some(image) => Ok(image),
+        None => Box::pin(read_any(app, actor, id, number)).await,
     };
-    if image.state == State::Temporary {
-        return Err(Error::NotFound);
+    match (found, actor) {
+        (Ok(image), _) if image.state == State::Temporary => Err(Error::NotFound),
+        (Ok(image), _) if access::check_visitor(&image, linked(&image).as_ref()).is_ok() => Ok(image),
+        (Ok(image), Some(actor)) if image.org == actor.org => access::check(actor, access::Action::View(&image)).map(|()| image),
+        (Ok(_) | Err(Error::NotFound), Some(actor)) => {
+            let image = Box::pin(version_of(app, id.chosen_by(actor.org), number)).await?;
+            access::check(actor, access::Action::View(&image)).map(|()| image)
+        }
+        (Ok(_), None) => Err(Error::NotFound),
+        (Err(error), _) => Err(error),
     }
-    match actor {
-        _ if access::check_visitor(&image, linked(&image).as_ref()).is_ok() => {}
-        Some(actor) => access::check(actor, access::Action::View(&image))?,
-        None => return Err(Error::NotFound),
+}
+
+/// An image whose record is not in memory under its own id: it may be under the one that it has since the caller's org chose this.
+async fn read_any(app: &App, actor: Option<&Actor>, id: ImageId, number: Option<u32>) -> Result<Arc<Image>, Error> {
+    let chosen = actor.filter(|_| number.is_none()).and_then(|actor| app.images.get(&id.chosen_by(actor.org)));
+    match chosen {
+        Some(image) => Ok(image),
+        None => version_of(app, id, number).await,
     }
-    Ok(image)
+}
+
+async fn version_of(app: &App, id: ImageId, number: Option<u32>) -> Result<Arc<Image>, Error> {
+    match number {
+        None => by_id(app, id).await,
+        Some(number) => Ok(Arc::new(db::images::find_version(&app.database, id, number).await?.ok_or(Error::NotFound)?)),
+    }
 }
 
 /// Finds an image by its bytes' key, for a caller who is nobody: the version that these bytes are.

@@ -14,7 +14,10 @@ const VERSIONS_MAX: u32 = 1000;
 /// # Errors
 /// [`Error::NotFound`] for what isn't there, waits for its ticket or is another org's; [`Error::Forbidden`].
 pub async fn versions(app: &App, actor: &Actor, id: ImageId) -> Result<Vec<Image>, Error> {
-    let versions = db::images::versions(&app.database, id, VERSIONS_MAX).await?;
+    let mut versions = db::images::versions(&app.database, id, VERSIONS_MAX).await?;
+    if versions.first().is_none_or(|image| image.org != actor.org) {
+        versions = db::images::versions(&app.database, id.chosen_by(actor.org), VERSIONS_MAX).await?;
+    }
     let Some(newest) = versions.first().filter(|image| image.state != State::Temporary) else { return Err(Error::NotFound) };
     access::check(actor, access::Action::View(newest))?;
     Ok(versions)
@@ -25,7 +28,7 @@ pub async fn versions(app: &App, actor: &Actor, id: ImageId) -> Result<Vec<Image
 /// # Errors
 /// As [`versions`], and [`Error::Forbidden`] for those who may only look.
 pub async fn set_focus(app: &App, actor: &Actor, id: ImageId, focus: Option<(u16, u16)>) -> Result<(), Error> {
-    editable(app, actor, id).await?;
+    let id = editable(app, actor, id).await?.id;
     app.database.write(move |connection| Box::pin(async move { db::images::set_focus(connection, id, focus).await })).await?;
     tracing::info!(target: "audit", login = actor.login, image = %id, "focal point set");
     Ok(())
@@ -36,14 +39,14 @@ pub async fn set_focus(app: &App, actor: &Actor, id: ImageId, focus: Option<(u16
 /// # Errors
 /// As [`set_focus`].
 pub async fn purge(app: &App, actor: &Actor, id: ImageId) -> Result<usize, Error> {
-    editable(app, actor, id).await?;
+    let id = editable(app, actor, id).await?.id;
     let count = kept::purge(app, id).await?;
     tracing::info!(target: "audit", login = actor.login, image = %id, count, "renderings purged");
     Ok(count)
 }
 
 async fn editable(app: &App, actor: &Actor, id: ImageId) -> Result<Arc<Image>, Error> {
-    let image = fetch::by_id(app, id).await?;
+    let image = fetch::called(app, actor.org, id).await?;
     if image.state == State::Temporary {
         return Err(Error::NotFound);
     }

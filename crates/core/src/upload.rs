@@ -82,7 +82,7 @@ pub enum Target {
         app_key: AppKey,
         /// What a reader must hold.
         permission: ActionKey,
-        /// An id of the caller's choice.
+        /// An id of the caller's choice, by which its org calls the image: see [`ImageId::chosen_by`].
         id: Option<ImageId>,
     },
     /// A picture in the dropbox, named by a ticket.
@@ -178,7 +178,9 @@ async fn check(app: &App, request: &Request) -> Result<(), Error> {
     access::check(&request.actor, request.target.action())?;
     app.check_trust()?;
     match request.target {
-        Target::Application { id: Some(id), .. } if db::images::exists(&app.database, id).await? => Err(Error::Conflict),
+        Target::Application { id: Some(id), .. } if db::images::chosen_exists(&app.database, request.actor.org, id).await? => {
+            Err(Error::Conflict)
+        }
         _ => Ok(()),
     }
 }
@@ -274,6 +276,10 @@ impl Received {
         let _turn = app.uploads.turn(request.actor.org).await?;
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts);
+        let chosen = match &request.target {
+            Target::Application { id, .. } => *id,
+            Target::Ticket { .. } | Target::Name { .. } => None,
+        };
         // The bytes and their row belong into the same place, should the data be moving elsewhere.
         let open = app.database.open_gate().await;
         app.storage.put(&image.version, &spooled.content).await?;
@@ -288,7 +294,7 @@ impl Received {
         app.looks.wake();
         metrics::counter!("imagewell_uploads_total").increment(1);
         metrics::counter!("imagewell_upload_bytes_total").increment(image.version.size_bytes);
-        Ok(Stored { image: Arc::new(image), ticket })
+        Ok(Stored { called: chosen.unwrap_or(image.id), image: Arc::new(image), ticket })
     }
 }
 
@@ -297,6 +303,8 @@ impl Received {
 pub struct Stored {
     /// The image with the version that was sent.
     pub image: Arc<Image>,
+    /// What its org calls it: the id that the caller has chosen, or the image's own.
+    pub called: ImageId,
     /// Its ticket, if it is a temporary one.
     pub ticket: Option<TicketNumber>,
 }
@@ -343,7 +351,7 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
     match request.target.clone() {
         Target::Application { app_key, permission, id } => {
             (image.app_key, image.permission) = (Some(app_key), permission);
-            image.id = id.unwrap_or(image.id);
+            image.id = id.map_or(image.id, |id| id.chosen_by(image.org));
         }
         Target::Ticket { .. } => {
             image.permission = ActionKey::built_in(ActionKey::UPLOAD);

@@ -65,7 +65,7 @@ statements! {
     FIND_BY_BLOB = select_image!("WHERE v.blob_key = $1 AND v.deleted_us IS NULL");
     ALL_VERSIONS = select_image!("WHERE i.id = $1 AND v.deleted_us IS NULL ORDER BY v.number DESC LIMIT $2");
     SET_FOCUS = "UPDATE images SET focus_x = $2, focus_y = $3 WHERE id = $1";
-    EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1";
+    CHOSEN_EXISTS = "SELECT COUNT(*) FROM images WHERE id = $1 OR (id = $2 AND org_id = $3)";
     BLOBS_KNOWN = "SELECT blob_key FROM versions WHERE blob_key IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
         $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
     BLOB_EXISTS = "SELECT COUNT(*) FROM versions WHERE blob_key = $1";
@@ -267,9 +267,11 @@ pub(crate) async fn find_by_blob(database: &Database, key: &BlobKey) -> Result<O
     row.map(Image::try_from).transpose()
 }
 
-/// Whether an id is taken, in any state.
-pub(crate) async fn exists(database: &Database, id: ImageId) -> Result<bool, Error> {
-    count(database, EXISTS, &id.to_string()).await
+/// Whether an org has chosen this id before, in any state. Older programs stored images under the very ids that were chosen.
+pub(crate) async fn chosen_exists(database: &Database, org: OrgId, chosen: ImageId) -> Result<bool, Error> {
+    let query = query(CHOSEN_EXISTS).bind(chosen.chosen_by(org).to_string()).bind(chosen.to_string()).bind(org.0);
+    let count: i64 = query.fetch_value(database).await?;
+    Ok(count > 0)
 }
 
 /// Whether a version points at these bytes.

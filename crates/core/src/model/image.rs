@@ -1,6 +1,7 @@
 use std::fmt;
 
 use imagewell_imaging::transform::Crop;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::action::is_plain_key;
@@ -15,6 +16,20 @@ impl ImageId {
     #[must_use]
     pub fn mint() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The image that an org calls by an id of its own choice. Each org has all ids for itself: what another one has chosen before
+    /// changes nothing, and so tells nothing. It has version 8 (RFC 9562 §5.8), which [`ImageId::mint`] never gives.
+    #[must_use]
+    pub fn chosen_by(self, org: OrgId) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"imagewell: an id that an org has chosen");
+        hasher.update(org.0.to_be_bytes());
+        hasher.update(self.0.as_bytes());
+        let digest: [u8; 32] = hasher.finalize().into();
+        let mut first = [0; 16];
+        first.copy_from_slice(&digest[..16]);
+        Self(uuid::Builder::from_custom_bytes(first).into_uuid())
     }
 
     /// Parses the hyphenated form in either case.
@@ -158,4 +173,19 @@ pub struct Image {
     pub version: Version,
     /// When it was first stored.
     pub created: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was stored under them must be found for ever.
+    #[test]
+    fn chosen_ids_are_each_orgs_own_and_never_change() {
+        let id = ImageId::parse("0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab").expect("a uuid");
+        let of = |org| id.chosen_by(OrgId(org)).to_string();
+        assert_eq!(of(2), "493d70da-fce6-861f-a2ca-ede12afe6f95");
+        assert_eq!(of(100_606), "4d179e1c-dd50-8ffa-b81f-23782a27a54d");
+        assert_ne!(id.chosen_by(OrgId(2)).chosen_by(OrgId(2)), id.chosen_by(OrgId(2)));
+    }
 }

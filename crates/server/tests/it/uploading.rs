@@ -233,7 +233,7 @@ async fn the_default_limit_is_ten_million_bytes() {
 #[tokio::test]
 async fn a_chosen_uuid_is_kept_and_the_second_use_of_it_is_refused() {
     let app = TestApp::start().await;
-    let (ada, eve) = (app.actor("ada").await, app.actor("eve").await);
+    let ada = app.actor("ada").await;
     let uuid = "0D5A2B1C-5F6E-4A3B-8C9D-0123456789AB";
     let first = png(8, 8, 1);
     let body = |salt| {
@@ -242,11 +242,53 @@ async fn a_chosen_uuid_is_kept_and_the_second_use_of_it_is_refused() {
     };
     assert_eq!(send(&ada, "/opsportal/image", body(1)).await.uuid(), uuid.to_lowercase());
     let stored = app.stored().await;
-    for actor in [&ada, &eve] {
-        send(actor, "/opsportal/image", body(2)).await.refused(409, "\"E_CONFLICT\"");
-    }
+    send(&ada, "/opsportal/image", body(2)).await.refused(409, "\"E_CONFLICT\"");
     assert_eq!(app.stored().await, stored);
-    assert!(ada.read(&uuid.to_lowercase()).await.body == first, "the first image is untouched");
+    let read = ada.read(&uuid.to_lowercase()).await;
+    assert!(read.body == first, "the first image is untouched");
+    assert_eq!(read.header("content-disposition"), format!("inline; filename=\"{}.png\"", uuid.to_lowercase()));
+}
+
+/// Row A16: nobody learns, or takes, what another org calls its images.
+#[tokio::test]
+async fn every_org_has_all_uuids_for_itself() {
+    let app = TestApp::start().await;
+    let uuid = "0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab";
+    let callers = [app.actor("ada").await, app.actor("eve").await];
+    let body = |salt| {
+        let image: Vec<u8> = png(8, 8, salt);
+        multipart(&[PARAMETERS[0], PARAMETERS[1], ("uuid", None, uuid.as_bytes()), ("image", Some("a.png"), &image)])
+    };
+    let record = async |caller: &Actor| Answer::of(caller.get(&format!("/v1/images/{uuid}"))).await;
+    let mut seen = Vec::new();
+    for (salt, y, caller) in [(1, 0.1, &callers[0]), (2, 0.2, &callers[1])] {
+        caller.read(uuid).await.refused(404, "\"E_NOTFOUND\"");
+        assert_eq!(record(caller).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(send(caller, "/opsportal/image", body(salt)).await.uuid(), uuid);
+        send(caller, "/opsportal/image", body(9)).await.refused(409, "\"E_CONFLICT\"");
+        // Twice: from the database and from memory.
+        for _ in 0..2 {
+            assert!(caller.read(uuid).await.body == png(8, 8, salt));
+            let shown = Answer::of(caller.get(&format!("/i/{uuid}/original,f_png"))).await;
+            assert_eq!((shown.status, shown.header("content-type")), (StatusCode::OK, "image/png"));
+        }
+        let version = Answer::of(caller.get(&format!("/i/{uuid}@1/w_4,f_png"))).await;
+        assert_eq!(version.status, StatusCode::OK, "{}", version.text());
+        let focus = caller.request("PUT", &format!("/v1/images/{uuid}/focus"));
+        let focus = focus.header("x-csrf-token", caller.csrf().await).json(&json!({ "x": 0.1, "y": y }));
+        assert!(Answer::of(focus).await.status.is_success());
+        let record = record(caller).await.json();
+        seen.push((record["id"].as_str().expect("id").to_owned(), record["focus"]["y"].as_f64().expect("y")));
+        let by_its_own_id = Answer::of(caller.get(&format!("/v1/images/{}", seen[seen.len() - 1].0))).await;
+        assert_eq!(by_its_own_id.status, StatusCode::OK, "the record's id means the same image to everybody");
+    }
+    assert_eq!((seen[0].1, seen[1].1), (0.1, 0.2), "each has a focus of its own");
+    assert_ne!(seen[0].0, seen[1].0);
+    for (caller, other) in callers.iter().zip([&seen[1].0, &seen[0].0]) {
+        caller.read(other).await.refused(404, "\"E_NOTFOUND\"");
+        assert_eq!(Answer::of(caller.get(&format!("/i/{other}/original"))).await.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(Answer::of(app.visitor().get(&format!("/i/{uuid}/original"))).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

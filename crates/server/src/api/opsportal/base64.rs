@@ -107,8 +107,8 @@ async fn receive(
         accept: Accept::Images,
     };
     let admitted = upload::admit_in_place(&service.app, request, place).await?;
-    let image = admitted.receive(decoded(text.content.clone(), wrapping)).await?.store().await?.image;
-    Ok(Json(Uploaded::new(image.id.to_string(), uploading.is_webix)))
+    let uuid = admitted.receive(decoded(text.content.clone(), wrapping)).await?.store().await?.called;
+    Ok(Json(Uploaded::new(uuid.to_string(), uploading.is_webix)))
 }
 
 /// The text of an image, spooled.

@@ -1,6 +1,7 @@
 //! Reading images and files back.
 
 use std::result::Result as StdResult;
+use std::sync::Arc;
 
 use ::base64::Engine as _;
 use ::base64::engine::general_purpose::STANDARD;
@@ -39,15 +40,15 @@ pub(super) type ReadPath = StdResult<Path<(String, String)>, PathRejection>;
     responses((status = 200, description = "The bytes", content_type = "image/*"), (status = 206), (status = 304),
         (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
 pub async fn image(State(service): State<Service>, path: ReadPath, method: Method, headers: HeaderMap) -> Result<Response> {
-    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
+    let (image, uuid) = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
     let asked = Asked { method: &method, headers: &headers };
     if service.settings.opsportal.serve_upright && carries_metadata(&image) {
-        let stem = image.id.to_string();
+        let stem = uuid.to_string();
         let upright = Transform::of(Fit::Original);
         return Ok(Box::pin(delivery::rendering(&service, &asked, &image, &upright, &stem, Audience::Members)).await?);
     }
     let version = &image.version;
-    let disposition = delivery::inline(&format!("{}.{}", image.id, extension(&image)));
+    let disposition = delivery::inline(&format!("{uuid}.{}", extension(&image)));
     Ok(delivery::original(&service, &asked, version, disposition, Audience::Members).await?)
 }
 
@@ -59,8 +60,8 @@ pub async fn image(State(service): State<Service>, path: ReadPath, method: Metho
     responses((status = 200, description = "The bytes", content_type = "application/octet-stream"), (status = 206), (status = 304),
         (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
 pub async fn file(State(service): State<Service>, path: ReadPath, method: Method, headers: HeaderMap) -> Result<Response> {
-    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_FILES).await?;
-    let name = image.version.file_name.clone().unwrap_or_else(|| format!("{}.bin", image.id));
+    let (image, uuid) = find(&service, path, &headers, &Namespace::OPSPORTAL_FILES).await?;
+    let name = image.version.file_name.clone().unwrap_or_else(|| format!("{uuid}.bin"));
     let asked = Asked { method: &method, headers: &headers };
     Ok(delivery::original(&service, &asked, &image.version, delivery::attachment(&name), Audience::Members).await?)
 }
@@ -86,7 +87,7 @@ pub async fn image_base64(
     Query(query): Query<Base64Query>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let image = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
+    let (image, _) = find(&service, path, &headers, &Namespace::OPSPORTAL_IMAGES).await?;
     let settings = &service.settings.opsportal;
     let wants_mobile = query.is_mobile.as_deref() == Some("true") && image.version.size_bytes > settings.mobile_bytes_min;
     if wants_mobile {
@@ -106,7 +107,8 @@ pub async fn image_base64(
     Ok(enveloped(image.version.size_bytes, content))
 }
 
-async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace: &Namespace) -> Result<std::sync::Arc<Image>> {
+/// The image, and what the caller calls it.
+async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace: &Namespace) -> Result<(Arc<Image>, ImageId)> {
     let actor = reader(service, headers).await?;
     let Ok(Path((app_key, uuid))) = path else { return Err(Refusal::no_such_route()) };
     let id = ImageId::parse(&uuid).map_err(|_| Refusal::no_such_route())?;
@@ -117,7 +119,7 @@ async fn find(service: &Service, path: ReadPath, headers: &HeaderMap, namespace:
         app_key: settings.check_app_key_on_read.then_some(app_key.as_str()),
         check_permission: settings.check_permission_on_read,
     };
-    Ok(fetch::find(&service.app, &actor, wanted).await?)
+    Ok((fetch::find(&service.app, &actor, wanted).await?, id))
 }
 
 fn extension(image: &Image) -> &'static str {

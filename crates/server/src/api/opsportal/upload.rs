@@ -103,8 +103,8 @@ async fn receive(service: Service, kind: Kind, path: Vec<(String, String)>, requ
         intake.linger();
     }
     let (received, is_webix) = received?;
-    let image = received.store().await?.image;
-    Ok(Json(Uploaded::new(image.id.to_string(), is_webix)))
+    let uuid = received.store().await?.called;
+    Ok(Json(Uploaded::new(uuid.to_string(), is_webix)))
 }
 
 /// Reads the body to its end. Nothing is stored yet, so that a broken end leaves nothing behind.
