@@ -10,7 +10,7 @@ use imagewell_imaging::Limits;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use crate::accounts::{Accounts, SessionLimits};
+use crate::accounts::{Accounts, AttemptLimits, Changed, SessionLimits};
 use crate::changes::Change;
 use crate::clock::{Clock, ClockLimits};
 use crate::db::listening::Hearing;
@@ -22,7 +22,7 @@ use crate::kept::Uses;
 use crate::keys::Keys;
 use crate::looks::Looks;
 use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
-use crate::passwords::Passwords;
+use crate::passwords::{HashLimits, Passwords};
 use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
 use crate::storage::{self, Reserve, Storage};
@@ -63,10 +63,12 @@ pub struct Options {
     pub password_memory_kib: u32,
     /// argon2id's passes.
     pub password_passes: u32,
-    /// Passwords hashed at once.
-    pub password_concurrent_max: usize,
-    /// Bounds on sessions and logins.
+    /// Bounds on hashing.
+    pub password_turns: HashLimits,
+    /// Bounds on sessions.
     pub sessions: SessionLimits,
+    /// Bounds on logins that fail.
+    pub attempts: AttemptLimits,
     /// The program that workers run: our own.
     pub worker_program: PathBuf,
     /// Bounds on rendering.
@@ -149,6 +151,8 @@ pub struct App {
     pub(crate) sweeping: AtomicBool,
     /// Why the latest sweep has left things alone.
     sweep_stopped: Mutex<Option<&'static str>>,
+    /// Held while what has changed of rights is read again: an older reading never follows a newer one.
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 impl App {
@@ -165,12 +169,11 @@ impl App {
         let clock = Clock::open(&database, options.clock).await?;
         let paired = identity::settle_at_start(&database, &storage).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
-        let concurrent_max = options.password_concurrent_max;
-        let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, concurrent_max))
+        let turns = options.password_turns;
+        let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, turns))
             .await
             .map_err(|error| Error::internal("hashing a password", &error))??;
-        let accounts = Accounts::new(database.clone(), passwords, options.sessions)?;
-        accounts.refresh_rights().await?;
+        let accounts = Accounts::new(database.clone(), passwords, options.sessions, options.attempts)?;
         // The cache is told how many entries to expect; small images of 16 KiB on average.
         let blobs_expected = usize::try_from(options.blob_cache_bytes_max / (16 * 1024)).unwrap_or(usize::MAX).max(16);
         let app = Arc::new(Self {
@@ -199,8 +202,10 @@ impl App {
             clock,
             sweeping: AtomicBool::new(false),
             sweep_stopped: Mutex::new(None),
+            refreshing: tokio::sync::Mutex::default(),
             node,
         });
+        app.refresh_rights().await?;
         let listener = Arc::downgrade(&app);
         app.database.on_change(move |change| {
             if let Some(app) = listener.upgrade() {
@@ -308,16 +313,29 @@ impl App {
         }
     }
 
-    /// Forgets what is cached of rights, rules and keys when any of them changed, here or in another process.
+    /// Forgets what is cached of rights, rules and keys when any of them changed, here or in another process. A change counts as
+    /// known only when all that hangs on it was read: if this breaks off, it is all done again.
     ///
     /// # Errors
     /// [`Error::Internal`] when the database can't be read.
     pub async fn refresh_rights(&self) -> Result<(), Error> {
-        if self.accounts.refresh_rights().await? {
-            self.namespaces.clear();
-            self.presets.clear();
-            self.keys.reload().await?;
-        }
+        // What can't be read again is not trusted.
+        self.read_rights_again().await.inspect_err(|_| self.forget_rights(&Changed::Everything))
+    }
+
+    async fn read_rights_again(&self) -> Result<(), Error> {
+        let _refreshing = self.refreshing.lock().await;
+        let Some((counters, changed)) = self.accounts.changes().await? else { return Ok(()) };
+        self.forget_rights(&changed);
+        self.keys.reload().await?;
+        self.accounts.applied(counters);
         Ok(())
+    }
+
+    /// Forgets what is cached of rights and rules.
+    pub(crate) fn forget_rights(&self, changed: &Changed) {
+        self.accounts.forget_rights(changed);
+        self.namespaces.retain(|(org, _), _| !changed.concerns(*org));
+        self.presets.retain(|org, _| !changed.concerns(*org));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::task::AbortHandle;
 
+use crate::accounts::Changed;
 use crate::app::App;
 use crate::changes::Change;
 use crate::{following, kept, looks, sweep};
@@ -93,9 +94,7 @@ impl App {
             if !matches!(refreshed, Ok(Ok(()))) {
                 tracing::warn!("rights could not be read again: what was known of them is not trusted");
                 self.forget(Change::Everything);
-                self.accounts.forget_rights();
-                self.namespaces.clear();
-                self.presets.clear();
+                self.forget_rights(&Changed::Everything);
             }
             if !self.database.is_shared() {
                 continue;

@@ -30,6 +30,8 @@ pub struct Keys {
     database: Database,
     all: RwLock<Arc<[SigningKey]>>,
     looked_up: Mutex<Option<Instant>>,
+    /// Held while they are read, so that an older reading never follows a newer one.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Keys {
@@ -38,7 +40,7 @@ impl Keys {
     /// # Errors
     /// [`Error::Internal`] when they can't be read or made.
     pub async fn open(database: Database) -> Result<Self, Error> {
-        let keys = Self { database, all: RwLock::default(), looked_up: Mutex::default() };
+        let keys = Self { database, all: RwLock::default(), looked_up: Mutex::default(), reading: tokio::sync::Mutex::default() };
         keys.reload().await?;
         for purpose in KeyPurpose::ALL {
             if keys.current(purpose).is_err() {
@@ -57,6 +59,7 @@ impl Keys {
     /// # Errors
     /// [`Error::Internal`] when the database can't be read.
     pub async fn reload(&self) -> Result<(), Error> {
+        let _reading = self.reading.lock().await;
         let all = db::keys::all(&self.database).await?;
         *self.all.write().unwrap_or_else(PoisonError::into_inner) = all.into();
         Ok(())

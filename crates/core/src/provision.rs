@@ -6,8 +6,8 @@ use md5::{Digest as _, Md5};
 
 use crate::app::App;
 use crate::db::accounts::{Account, Provisioning, find_outside, fold};
-use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId, Preset};
-use crate::passwords::PASSWORD_BYTES_MAX;
+use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId, OrgReference, Preset};
+use crate::passwords::{Asker, PASSWORD_BYTES_MAX};
 use crate::{Error, db};
 
 /// Roles that every org has from the start.
@@ -122,7 +122,7 @@ pub struct Change(pub String);
 pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
     let mut accounts = Vec::with_capacity(plan.accounts.len());
     for account in plan.accounts {
-        accounts.push((hashed(app, &account).await?, account));
+        accounts.push((hashed(app, &plan.orgs, &account).await?, account));
     }
     let (orgs, roles, namespaces, presets) = (plan.orgs, plan.roles, plan.namespaces, plan.presets);
     let accept_svg = plan.accept_svg;
@@ -130,7 +130,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
         .database
         .write(move |connection| {
             Box::pin(async move {
-                let mut run = Run { rows: Provisioning(connection), changes: Vec::new() };
+                let mut run = Run { rows: Provisioning(connection), changes: Vec::new(), concerned: BTreeSet::new() };
                 run.rows.hold_generation().await?;
                 for org in &orgs {
                     run.org(org).await?;
@@ -149,6 +149,9 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
                 }
                 for (secret_hash, account) in accounts {
                     run.account(account, secret_hash).await?;
+                }
+                for org in &run.concerned {
+                    run.rows.raise_generation_of(*org).await?;
                 }
                 if !run.changes.is_empty() {
                     run.rows.raise_generation().await?;
@@ -173,16 +176,22 @@ pub async fn is_empty(app: &App) -> Result<bool, Error> {
     Ok(db::accounts::org_count(&app.database).await? == 0)
 }
 
-/// The stored hash when the secret still matches it, else a fresh one; outside the transaction, because it is slow.
-async fn hashed(app: &App, plan: &AccountPlan) -> Result<String, Error> {
+/// The stored hash when the secret still matches it, else a fresh one; outside the transaction, because it is slow. The org may
+/// get its name by this plan: then it is known by its number.
+async fn hashed(app: &App, orgs: &[Org], plan: &AccountPlan) -> Result<String, Error> {
     let passwords = app.accounts.passwords();
     let (Secret::Plain(text) | Secret::Md5(text)) = &plan.secret;
     if text.is_empty() || text.len() > PASSWORD_BYTES_MAX {
         return Err(Error::invalid(format!("{}: a password has 1 to {PASSWORD_BYTES_MAX} bytes", plan.login)));
     }
     let sent = plan.secret.as_sent(plan.kind);
-    if let Some(account) = find_outside(&app.database, &plan.org, plan.kind, &plan.login).await?
-        && passwords.verify(sent.clone(), Some(account.secret_hash.clone())).await?
+    let org = match orgs.iter().find(|org| org.name == plan.org) {
+        Some(org) => Some(org.id),
+        None => app.accounts.org(&OrgReference::Name(plan.org.clone())).await?.map(|org| org.id),
+    };
+    if let Some(org) = org
+        && let Some(account) = find_outside(&app.database, org, plan.kind, &plan.login).await?
+        && passwords.verify(sent.clone(), Some(account.secret_hash.clone()), Asker::OURSELVES).await?
     {
         return Ok(account.secret_hash);
     }
@@ -192,10 +201,13 @@ async fn hashed(app: &App, plan: &AccountPlan) -> Result<String, Error> {
 struct Run<'c> {
     rows: Provisioning<'c>,
     changes: Vec<Change>,
+    /// Whose they are.
+    concerned: BTreeSet<OrgId>,
 }
 
 impl Run<'_> {
-    fn say(&mut self, change: String) {
+    fn say(&mut self, org: OrgId, change: String) {
+        self.concerned.insert(org);
         self.changes.push(Change(change));
     }
 
@@ -209,11 +221,11 @@ impl Run<'_> {
             Some(known) if known == *org => return Ok(()),
             Some(known) => {
                 self.rows.rename_org(org).await?;
-                self.say(format!("org {}: renamed from {} to {}", org.id.0, known.name, org.name));
+                self.say(org.id, format!("org {}: renamed from {} to {}", org.id.0, known.name, org.name));
             }
             None => {
                 self.rows.insert_org(org).await?;
-                self.say(format!("org {} {}: added", org.id.0, org.name));
+                self.say(org.id, format!("org {} {}: added", org.id.0, org.name));
             }
         }
         for (role, actions) in BUILT_IN_ROLES {
@@ -241,9 +253,9 @@ impl Run<'_> {
             self.rows.delete_role_action(org, &role.name, action).await?;
         }
         if added {
-            self.say(format!("role {}/{}: added", role.org, role.name));
+            self.say(org, format!("role {}/{}: added", role.org, role.name));
         } else if wanted != known {
-            self.say(format!("role {}/{}: now allows {}", role.org, role.name, list(&wanted)));
+            self.say(org, format!("role {}/{}: now allows {}", role.org, role.name, list(&wanted)));
         }
         Ok(())
     }
@@ -257,9 +269,9 @@ impl Run<'_> {
             db::namespaces::update(self.rows.0, org, &plan.rules).await?;
         }
         if added {
-            self.say(format!("namespace {}/{}: added", plan.org, namespace.as_str()));
+            self.say(org, format!("namespace {}/{}: added", plan.org, namespace.as_str()));
         } else if known.as_ref() != Some(&plan.rules) {
-            self.say(format!("namespace {}/{}: rules changed", plan.org, namespace.as_str()));
+            self.say(org, format!("namespace {}/{}: rules changed", plan.org, namespace.as_str()));
         }
         Ok(())
     }
@@ -267,7 +279,7 @@ impl Run<'_> {
     async fn accept_svg(&mut self, name: &str, accepts: bool) -> Result<(), Error> {
         let org = self.find_org(name).await?;
         if self.rows.set_accepts_svg(org, accepts).await? {
-            self.say(format!("org {name}: SVG is {} accepted", if accepts { "now" } else { "no longer" }));
+            self.say(org, format!("org {name}: SVG is {} accepted", if accepts { "now" } else { "no longer" }));
         }
         Ok(())
     }
@@ -277,7 +289,7 @@ impl Run<'_> {
         let preset = &plan.preset;
         if db::presets::put(self.rows.0, org, preset).await? {
             let prewarmed = if preset.prewarm { ", prewarmed" } else { "" };
-            self.say(format!("preset {}/{}: is now {}{prewarmed}", plan.org, preset.name, preset.steps));
+            self.say(org, format!("preset {}/{}: is now {}{prewarmed}", plan.org, preset.name, preset.steps));
         }
         Ok(())
     }
@@ -297,7 +309,7 @@ impl Run<'_> {
         let id = match self.rows.find(org, plan.kind, &plan.login).await? {
             None => {
                 self.rows.insert_account(plan.kind, &wanted).await?;
-                self.say(format!("{label}: added"));
+                self.say(org, format!("{label}: added"));
                 wanted.id
             }
             Some(known) => {
@@ -326,11 +338,11 @@ impl Run<'_> {
             return Ok(());
         }
         self.rows.update_account(&wanted).await?;
-        self.say(format!("{label}: {} changed", changed.join(", ")));
+        self.say(known.org, format!("{label}: {} changed", changed.join(", ")));
         if changed.contains(&"password") || wanted.disabled {
             let ended = db::sessions::delete_of_account(self.rows.0, wanted.id).await?;
             if ended > 0 {
-                self.say(format!("{label}: {ended} sessions ended"));
+                self.say(known.org, format!("{label}: {ended} sessions ended"));
             }
         }
         Ok(())
@@ -354,7 +366,7 @@ impl Run<'_> {
             self.rows.delete_account_role(id, role).await?;
         }
         if !known.is_empty() && wanted != known {
-            self.say(format!("{label}: now has the roles {}", list(&wanted)));
+            self.say(org, format!("{label}: now has the roles {}", list(&wanted)));
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use imagewell_core::accounts::SessionLimits;
+use imagewell_core::accounts::{AttemptLimits, SessionLimits};
 use imagewell_core::app::Options;
+use imagewell_core::passwords::HashLimits;
 use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
 use imagewell_core::{App, ClockLimits, DatabasePlace, Error, Patience, sweep};
@@ -127,14 +128,17 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
         image_cache_max: settings.cache.images_max,
         password_memory_kib: settings.passwords.memory_kib,
         password_passes: settings.passwords.passes,
-        password_concurrent_max: settings.passwords.concurrent_max,
+        password_turns: HashLimits {
+            concurrent_max: settings.passwords.concurrent_max,
+            queue_max: settings.passwords.queue_max,
+            queue_per_range_max: settings.passwords.queue_per_range_max,
+            wait_max: Duration::from_secs(settings.passwords.wait_seconds_max),
+        },
         sessions: SessionLimits {
             idle: Duration::from_secs(settings.sessions.idle_seconds),
             absolute: Duration::from_secs(settings.sessions.absolute_seconds),
-            attempts_per_account_max: settings.login.attempts_per_account_max,
-            attempts_per_address_max: settings.login.attempts_per_address_max,
-            window: Duration::from_secs(settings.login.window_seconds.get().into()),
         },
+        attempts: attempts(settings),
         worker_program,
         workers: WorkerLimits {
             concurrent_max: settings.workers.concurrent_max,
@@ -167,6 +171,17 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             jump_max: Duration::from_secs(settings.sweep.clock_jump_seconds_max),
             offset_max: Duration::from_secs(settings.sweep.clock_offset_seconds_max),
         },
+    }
+}
+
+fn attempts(settings: &Settings) -> AttemptLimits {
+    let login = &settings.login;
+    AttemptLimits {
+        per_account_max: login.attempts_per_account_max,
+        per_address_max: login.attempts_per_address_max,
+        per_account_anywhere_max: login.attempts_per_account_anywhere_max,
+        window: Duration::from_secs(login.window_seconds.get().into()),
+        known_for: Duration::from_secs(login.known_address_seconds),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Callers that prove themselves with every request: tills and clients with a secret, bearers of a token. A modern hash is slow
-//! on purpose, so a proof that was found right is remembered for as long as nobody's rights change.
+//! on purpose, so a proof that was found right is remembered for as long as its login leads to the same account and secret. What
+//! the account may do is another matter, which is looked up again whenever rights in its org change.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use quick_cache::sync::Cache;
-use sha2::Sha256;
 
 use super::Accounts;
+use super::proofs::{Fingerprint, Proved};
+use super::rights::Changed;
 use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, OrgReference};
 use crate::{Error, db};
 
@@ -28,35 +29,31 @@ pub struct OutsideCaller {
     pub roles: Vec<String>,
 }
 
-/// What was found right, by a keyed hash of the proof: memory holds no secret.
+/// What was found right.
 #[derive(Debug)]
 pub(super) struct Cached {
-    key: [u8; 32],
-    proofs: Cache<[u8; 32], Arc<Actor>>,
+    proofs: Cache<Fingerprint, Remembered>,
     accounts: Cache<AccountId, Arc<Actor>>,
     outside: Cache<OutsideCaller, Arc<Actor>>,
 }
 
+/// A proof that was right, and what it came to when the changes of rights were so many.
+#[derive(Debug, Clone)]
+struct Remembered {
+    proved: Proved,
+    actor: Arc<Actor>,
+    generation: u64,
+}
+
 impl Cached {
-    pub(super) fn new() -> Result<Self, Error> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).map_err(|error| Error::internal("random bytes", &error))?;
-        Ok(Self { key, proofs: Cache::new(CACHED_MAX), accounts: Cache::new(CACHED_MAX), outside: Cache::new(CACHED_MAX) })
+    pub(super) fn new() -> Self {
+        Self { proofs: Cache::new(CACHED_MAX), accounts: Cache::new(CACHED_MAX), outside: Cache::new(CACHED_MAX) }
     }
 
-    pub(super) fn clear(&self) {
-        self.proofs.clear();
-        self.accounts.clear();
-        self.outside.clear();
-    }
-
-    fn fingerprint(&self, kind: AccountKind, login: &str, secret: &str) -> [u8; 32] {
-        let mut mac = <Hmac<Sha256>>::new_from_slice(&self.key).unwrap_or_else(|_| unreachable!("HMAC takes keys of any length"));
-        for part in [kind.as_str(), login, secret] {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part.as_bytes());
-        }
-        mac.finalize().into_bytes().into()
+    /// Forgets what callers may do. Proofs stay, and are checked against the database at their next use.
+    pub(super) fn forget(&self, changed: &Changed) {
+        self.accounts.retain(|_, actor| !changed.concerns(actor.org));
+        self.outside.retain(|_, actor| !changed.concerns(actor.org));
     }
 }
 
@@ -67,24 +64,35 @@ impl Accounts {
     /// # Errors
     /// [`Error::WrongCredentials`], [`Error::TooMany`], [`Error::Busy`].
     pub async fn prove(&self, kind: AccountKind, login: &str, secret: &str, address: IpAddr) -> Result<Arc<Actor>, Error> {
-        let fingerprint = self.machines.fingerprint(kind, login, secret);
+        let fingerprint = self.prover.fingerprint(kind, login, secret);
         let generation = self.generation();
-        let actor = self
-            .machines
-            .proofs
-            .get_or_insert_async(&fingerprint, async {
-                let account = self.verify(kind, login, secret, address).await?;
-                let actor = db::accounts::actor(&self.database, account.id).await?.ok_or(Error::WrongCredentials)?;
-                tracing::info!(target: "audit", kind = kind.as_str(), login = actor.login, org = actor.org.0, %address, "proved itself");
-                metrics::counter!("imagewell_logins_total", "outcome" => "accepted").increment(1);
-                Ok::<_, Error>(Arc::new(actor))
-            })
-            .await?;
-        if self.generation() != generation {
-            // Rights changed while they were being read: the next use reads them again.
-            self.machines.proofs.remove(&fingerprint);
+        match self.machines.proofs.get(&fingerprint) {
+            Some(remembered) if remembered.generation == generation => return Ok(remembered.actor),
+            Some(remembered) => {
+                // Whatever has changed may be its secret, or whom its login leads to.
+                if self.prover.find_again(kind, login).await? == Some(remembered.proved)
+                    && let Some(actor) = self.actor(remembered.proved.account).await?
+                {
+                    self.prover.note(actor.account, address);
+                    self.remember(fingerprint, remembered.proved, &actor, generation);
+                    return Ok(actor);
+                }
+                self.machines.proofs.remove(&fingerprint);
+            }
+            None => {}
         }
+        let proved = Box::pin(self.prover.verify(kind, login, secret, address)).await?;
+        let actor = self.actor(proved.account).await?.ok_or(Error::WrongCredentials)?;
+        if self.machines.proofs.get(&fingerprint).is_none() {
+            tracing::info!(target: "audit", kind = kind.as_str(), login = actor.login, org = actor.org.0, %address, "proved itself");
+        }
+        self.remember(fingerprint, proved, &actor, generation);
         Ok(actor)
+    }
+
+    /// `generation` was counted before any of it was read: if something has changed meanwhile, it is checked again.
+    fn remember(&self, fingerprint: Fingerprint, proved: Proved, actor: &Arc<Actor>, generation: u64) {
+        self.machines.proofs.insert(fingerprint, Remembered { proved, actor: Arc::clone(actor), generation });
     }
 
     /// For how long a client's tokens are to live, where that is decided for it.

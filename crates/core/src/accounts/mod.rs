@@ -1,45 +1,51 @@
 //! Logging in, staying logged in, logging out; machines that prove themselves with every request stand in [`machines`].
 
+mod attempts;
+mod known;
 mod machines;
+mod proofs;
+mod rights;
 
+pub use attempts::AttemptLimits;
+pub use known::{network, range};
 pub use machines::OutsideCaller;
+pub(crate) use rights::Changed;
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 
 use crate::Error;
 use crate::changes::Change;
-use crate::db::accounts::Account;
 use crate::db::sessions::Session;
 use crate::db::{self, Database};
 use crate::model::{AccountKind, Actor, SessionToken, SessionTokenHash, Timestamp};
-use crate::passwords::{PASSWORD_BYTES_MAX, Passwords};
+use crate::passwords::Passwords;
+use proofs::Prover;
+use rights::Counters;
 
 /// Sessions held in memory; each is a few hundred bytes.
 const SESSIONS_CACHED_MAX: usize = 20_000;
-/// A session's last use is written down at most this often.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// A session's last use is written down at most this often, and four times within the time after which it would end.
+const TOUCH_EVERY_MAX: Duration = Duration::from_secs(60);
 
-/// Bounds on sessions and on attempts to log in.
+/// Bounds on sessions.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
     /// A session ends when unused for this long.
     pub idle: Duration,
     /// A session ends this long after the login.
     pub absolute: Duration,
-    /// Attempts for one account within [`SessionLimits::window`].
-    pub attempts_per_account_max: NonZeroU32,
-    /// Attempts from one address within [`SessionLimits::window`].
-    pub attempts_per_address_max: NonZeroU32,
-    /// Attempts come back evenly over this time.
-    pub window: Duration,
+}
+
+impl SessionLimits {
+    /// A session's last use is written down at most this often: the note may be older than the use by so much.
+    pub(crate) fn touch_every(&self) -> Duration {
+        TOUCH_EVERY_MAX.min(self.idle / 4)
+    }
 }
 
 /// A session as it is used: the caller, and until when.
@@ -47,6 +53,8 @@ pub struct SessionLimits {
 struct LiveSession {
     actor: Arc<Actor>,
     last_used_us: AtomicI64,
+    /// The last use that is written down, or being written.
+    touched_us: AtomicI64,
     expires: Timestamp,
 }
 
@@ -54,13 +62,14 @@ struct LiveSession {
 #[derive(Debug)]
 pub struct Accounts {
     database: Database,
-    passwords: Passwords,
+    prover: Arc<Prover>,
     limits: SessionLimits,
-    by_account: DefaultKeyedRateLimiter<String>,
-    by_address: DefaultKeyedRateLimiter<IpAddr>,
     sessions: Cache<SessionTokenHash, Arc<LiveSession>>,
     machines: machines::Cached,
-    generation: AtomicI64,
+    /// Counts how often rights were forgotten.
+    generation: AtomicU64,
+    /// The changes that are known here, with all that hangs on them.
+    applied: Mutex<Option<Counters>>,
     /// Counts what was heard of sessions that have ended: one that was being read meanwhile may be among them.
     ended: AtomicU64,
 }
@@ -70,19 +79,15 @@ impl Accounts {
     ///
     /// # Errors
     /// [`Error::Internal`] when the operating system gives no randomness.
-    pub fn new(database: Database, passwords: Passwords, limits: SessionLimits) -> Result<Self, Error> {
-        let quota = |attempts: NonZeroU32| {
-            Quota::with_period(limits.window / attempts.get()).unwrap_or(Quota::per_second(attempts)).allow_burst(attempts)
-        };
+    pub fn new(database: Database, passwords: Passwords, limits: SessionLimits, attempts: AttemptLimits) -> Result<Self, Error> {
         Ok(Self {
+            prover: Arc::new(Prover::new(database.clone(), passwords, attempts)?),
             database,
-            passwords,
             limits,
-            by_account: RateLimiter::keyed(quota(limits.attempts_per_account_max)),
-            by_address: RateLimiter::keyed(quota(limits.attempts_per_address_max)),
             sessions: Cache::new(SESSIONS_CACHED_MAX),
-            machines: machines::Cached::new()?,
-            generation: AtomicI64::new(-1),
+            machines: machines::Cached::new(),
+            generation: AtomicU64::new(0),
+            applied: Mutex::default(),
             ended: AtomicU64::new(0),
         })
     }
@@ -100,45 +105,11 @@ impl Accounts {
         previous: Option<&SessionToken>,
         lifetime: Option<Duration>,
     ) -> Result<(SessionToken, Arc<Actor>), Error> {
-        let account = self.verify(AccountKind::User, login, password, address).await?;
-        let actor = db::accounts::actor(&self.database, account.id).await?.ok_or(Error::WrongCredentials)?;
+        let proved = self.prover.verify(AccountKind::User, login, password, address).await?;
+        let actor = db::accounts::actor(&self.database, proved.account).await?.ok_or(Error::WrongCredentials)?;
         let token = self.start_session(&actor, previous, lifetime).await?;
         tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %address, "logged in");
-        metrics::counter!("imagewell_logins_total", "outcome" => "accepted").increment(1);
         Ok((token, Arc::new(actor)))
-    }
-
-    /// Whose login and secret these are. Unknown ones cost the same hash.
-    async fn verify(&self, kind: AccountKind, login: &str, secret: &str, address: IpAddr) -> Result<Account, Error> {
-        self.count_attempt(login, address)?;
-        let mut found = db::accounts::login_candidates(&self.database, kind, login).await?;
-        if found.len() > 1 {
-            tracing::warn!(target: "audit", login, "several orgs know this login: it must be given as org/login");
-            found.clear();
-        }
-        let account = found.pop().filter(|account| !account.disabled);
-        let hash = account.as_ref().map(|account| account.secret_hash.clone());
-        let fits = secret.len() <= PASSWORD_BYTES_MAX;
-        let secret = if fits { secret.to_owned() } else { String::new() };
-        let verified = self.passwords.verify(secret, hash).await? && fits;
-        account.filter(|_| verified).ok_or_else(|| {
-            tracing::warn!(target: "audit", kind = kind.as_str(), login, %address, "login refused");
-            metrics::counter!("imagewell_logins_total", "outcome" => "refused").increment(1);
-            Error::WrongCredentials
-        })
-    }
-
-    fn count_attempt(&self, login: &str, address: IpAddr) -> Result<(), Error> {
-        let now = DefaultClock::default().now();
-        let allowed = self
-            .by_address
-            .check_key(&network(address))
-            .and_then(|()| self.by_account.check_key(&db::accounts::fold(&login.chars().take(256).collect::<String>())));
-        allowed.map_err(|refused| {
-            tracing::warn!(target: "audit", login, %address, "login attempts are over the limit");
-            metrics::counter!("imagewell_logins_total", "outcome" => "limited").increment(1);
-            Error::TooMany { retry_after: refused.wait_time_from(now).max(Duration::from_secs(1)) }
-        })
     }
 
     async fn start_session(
@@ -189,16 +160,29 @@ impl Accounts {
             },
         };
         let now = Timestamp::now();
-        let last_used = Timestamp(live.last_used_us.load(Ordering::Relaxed));
-        if now >= live.expires || now >= last_used.plus(self.limits.idle) {
-            self.sessions.remove(&hash);
-            return Ok(None);
+        if !self.has_ended(&live, now) {
+            self.note_use(hash, &live, now);
+            return Ok(Some(Arc::clone(&live.actor)));
         }
-        if now >= last_used.plus(TOUCH_EVERY) {
-            live.last_used_us.store(now.0, Ordering::Relaxed);
+        self.sessions.remove(&hash);
+        // It may have been used elsewhere meanwhile, where another node has written it down.
+        let again = if now < live.expires { Box::pin(self.load(hash)).await? } else { None };
+        Ok(again.filter(|live| !self.has_ended(live, now)).map(|live| {
+            self.note_use(hash, &live, now);
+            Arc::clone(&live.actor)
+        }))
+    }
+
+    fn has_ended(&self, live: &LiveSession, now: Timestamp) -> bool {
+        now >= live.expires || now >= Timestamp(live.last_used_us.load(Ordering::Relaxed)).plus(self.limits.idle)
+    }
+
+    fn note_use(&self, hash: SessionTokenHash, live: &LiveSession, now: Timestamp) {
+        live.last_used_us.store(now.0, Ordering::Relaxed);
+        if now >= Timestamp(live.touched_us.load(Ordering::Relaxed)).plus(self.limits.touch_every()) {
+            live.touched_us.store(now.0, Ordering::Relaxed);
             self.touch_in_background(hash, now);
         }
-        Ok(Some(Arc::clone(&live.actor)))
     }
 
     async fn load(&self, hash: SessionTokenHash) -> Result<Option<Arc<LiveSession>>, Error> {
@@ -208,6 +192,7 @@ impl Accounts {
         let live = Arc::new(LiveSession {
             actor: Arc::new(actor),
             last_used_us: AtomicI64::new(session.last_used.0),
+            touched_us: AtomicI64::new(session.last_used.0),
             expires: session.expires,
         });
         self.sessions.insert(hash, Arc::clone(&live));
@@ -252,24 +237,6 @@ impl Accounts {
         Ok(ended)
     }
 
-    /// Forgets cached rights when another process changed any, and says whether. Called every second by the background task.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when the database can't be read; nothing cached is trusted then.
-    pub async fn refresh_rights(&self) -> Result<bool, Error> {
-        let current = db::accounts::generation(&self.database).await.inspect_err(|_| self.forget_rights())?;
-        let changed = self.generation.swap(current, Ordering::SeqCst) != current;
-        if changed {
-            self.forget_rights();
-        }
-        Ok(changed)
-    }
-
-    /// Counts the changes of rights and rules that this process knows of: what was read between two different values may be old.
-    pub(crate) fn generation(&self) -> i64 {
-        self.generation.load(Ordering::SeqCst)
-    }
-
     /// Forgets what is held in memory of what has changed.
     pub(crate) fn forget(&self, change: Change) {
         if !matches!(change, Change::Image(_)) {
@@ -285,31 +252,16 @@ impl Accounts {
         }
     }
 
-    pub(crate) fn forget_rights(&self) {
-        self.sessions.clear();
-        self.machines.clear();
-    }
-
     /// Drops what the attempt counters no longer need.
     pub fn forget_old_attempts(&self) {
-        self.by_account.retain_recent();
-        self.by_address.retain_recent();
+        self.prover.attempts.forget_old();
     }
 
     pub(crate) fn passwords(&self) -> &Passwords {
-        &self.passwords
+        &self.prover.passwords
     }
 
     pub(crate) fn limits(&self) -> SessionLimits {
         self.limits
-    }
-}
-
-/// What counts as one address: an IPv6 caller owns its whole /64.
-#[must_use]
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
-        v4 => v4,
     }
 }

@@ -39,6 +39,8 @@ statements! {
         JOIN role_actions ra ON ra.org_id = ar.org_id AND ra.role = ar.role WHERE ar.account_id = $1";
     GENERATION = "SELECT value FROM access_generation WHERE only_row = 1";
     HOLD_GENERATION = "UPDATE access_generation SET value = value WHERE only_row = 1";
+    GENERATIONS_OF_ORGS = "SELECT id, generation FROM orgs";
+    RAISE_GENERATION_OF_ORG = "UPDATE orgs SET generation = generation + 1 WHERE id = $1";
     RAISE_GENERATION = "UPDATE access_generation SET value = value + 1 WHERE only_row = 1";
 }
 
@@ -155,6 +157,12 @@ pub(crate) async fn generation(database: &Database) -> Result<i64, Error> {
     query(GENERATION).fetch_value(On::Upkeep(database)).await
 }
 
+/// How often what hangs on each org has changed.
+pub(crate) async fn generations_of_orgs(database: &Database) -> Result<Vec<(OrgId, i64)>, Error> {
+    let rows: Vec<(i64, i64)> = query(GENERATIONS_OF_ORGS).fetch_all(On::Upkeep(database)).await?;
+    Ok(rows.into_iter().map(|(org, generation)| (OrgId(org), generation)).collect())
+}
+
 /// Whether an org's uploads may be SVG.
 pub(crate) async fn accepts_svg(database: &Database, org: OrgId) -> Result<bool, Error> {
     let accepts: Option<bool> = query(ACCEPTS_SVG).bind(org.0).fetch_optional_value(database).await?;
@@ -168,14 +176,11 @@ pub(crate) async fn org_count(database: &Database) -> Result<i64, Error> {
 /// The account's stored hash, outside a write: hashing is slow and must not hold the writer.
 pub(crate) async fn find_outside(
     database: &Database,
-    org: &str,
+    org: OrgId,
     kind: AccountKind,
     login: &str,
 ) -> Result<Option<Account>, Error> {
-    let Some((org, _)) = query(ORG_BY_NAME).bind(org).fetch_optional::<(i64, String)>(database).await? else {
-        return Ok(None);
-    };
-    let row: Option<Row> = query(FIND_ACCOUNT).bind(org).bind(kind.as_str()).bind(fold(login)).fetch_optional(database).await?;
+    let row: Option<Row> = query(FIND_ACCOUNT).bind(org.0).bind(kind.as_str()).bind(fold(login)).fetch_optional(database).await?;
     row.map(Account::try_from).transpose()
 }
 
@@ -285,6 +290,11 @@ impl Provisioning<'_> {
     /// Tells every process that caches rights to forget them.
     pub(crate) async fn raise_generation(&mut self) -> Result<(), Error> {
         self.run(query(RAISE_GENERATION)).await.map(|_| ())
+    }
+
+    /// Tells them whose.
+    pub(crate) async fn raise_generation_of(&mut self, org: OrgId) -> Result<(), Error> {
+        self.run(query(RAISE_GENERATION_OF_ORG).bind(org.0)).await.map(|_| ())
     }
 
     async fn run(&mut self, statement: Query<'_>) -> Result<u64, Error> {

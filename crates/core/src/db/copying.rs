@@ -37,7 +37,11 @@ use Kind::{Boolean, Integer, Text};
 
 /// Every table that matters, those that others refer to first. Renderings are made again, and leases end by themselves.
 pub(crate) const TABLES: &[Table] = &[
-    Table { name: "orgs", keys: 1, columns: &[("id", Integer), ("name", Text), ("accepts_svg", Boolean)] },
+    Table {
+        name: "orgs",
+        keys: 1,
+        columns: &[("id", Integer), ("name", Text), ("accepts_svg", Boolean), ("generation", Integer)],
+    },
     Table { name: "roles", keys: 2, columns: &[("org_id", Integer), ("name", Text)] },
     Table { name: "role_actions", keys: 3, columns: &[("org_id", Integer), ("role", Text), ("action", Text)] },
     Table {

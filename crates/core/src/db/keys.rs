@@ -32,6 +32,8 @@ pub(crate) async fn insert_first(connection: &mut Connection, key: &SigningKey) 
 
 /// Makes this the key that signs; those before it are honoured until a moment and no longer.
 pub(crate) async fn replace(connection: &mut Connection, key: &SigningKey, honoured_until: Timestamp) -> Result<(), Error> {
+    // Another one that takes over at the same time would not see this one, and both would sign.
+    Provisioning(connection).hold_generation().await?;
     query(RETIRE).bind(key.purpose.as_str()).bind(honoured_until.0).execute(&mut *connection).await?;
     insert(connection, key).await
 }

@@ -383,7 +383,8 @@ async fn sweep_variants(
 }
 
 async fn sweep_sessions(app: &App, mode: Mode, now: Timestamp) -> Result<u64, Error> {
-    let idle_since = now.minus(app.accounts.limits().idle);
+    let limits = app.accounts.limits();
+    let idle_since = now.minus(limits.idle + limits.touch_every());
     match mode {
         Mode::DryRun => db::sessions::count_ended(&app.database, now, idle_since).await,
         Mode::Remove | Mode::RemoveConfirmed => {

@@ -263,6 +263,23 @@ impl TestApp {
         row
     }
 
+    /// Changes the database, behind the service's back.
+    pub async fn execute(&self, statements: &[&'static str]) {
+        if let Some(outgrown) = &self.data.outgrown {
+            let pool = sqlx::PgPool::connect(&outgrown.database_url).await.expect("database");
+            for sql in statements {
+                sqlx::query(*sql).execute(&pool).await.expect("executes");
+            }
+            return pool.close().await;
+        }
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data_dir().join("imagewell.db"));
+        let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+        for sql in statements {
+            sqlx::query(*sql).execute(&pool).await.expect("executes");
+        }
+        pool.close().await;
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

@@ -1,6 +1,7 @@
 //! All behaviour through the front door: a real server on a real socket, a real database and a real disk for every test.
 
 mod app;
+mod attempts;
 mod backups;
 mod base64;
 mod bodies;

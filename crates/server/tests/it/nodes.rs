@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use imagewell_core::model::KeyPurpose;
 use reqwest::StatusCode;
 
 use crate::app::{Actor, Answer, Data, PASSWORD, PERMISSION, TestApp, image_path};
@@ -263,4 +264,31 @@ async fn nodes_that_start_together_for_the_first_time_do_not_disturb_each_other(
             .await
             .expect("row");
     assert_eq!((accounts, keys), (1, 3));
+}
+
+/// Two operators who replace a key at the same moment: one of the new ones signs, and the other one has been replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_keys_that_take_over_at_once_one_signs() {
+    let (first, second) = two_nodes().await;
+    let pool = sqlx::PgPool::connect(first.data().database_url()).await.expect("database");
+    // Both have begun, and neither can end, while somebody else holds the counter that they raise at last.
+    let mut holding = pool.begin().await.expect("begins");
+    sqlx::query("UPDATE access_generation SET value = value").execute(&mut *holding).await.expect("holds");
+    let rotate = |node: &TestApp| {
+        let app = std::sync::Arc::clone(&node.service.app);
+        tokio::spawn(async move { app.keys.rotate(KeyPurpose::Links, false).await })
+    };
+    let rotating = [rotate(&first), rotate(&second)];
+    let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let begun = Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.expect("count") < 2 {
+        assert!(begun.elapsed() < FIVE_SECONDS, "both must have begun");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    holding.rollback().await.expect("lets go");
+    for rotated in rotating {
+        rotated.await.expect("ends").expect("rotates");
+    }
+    let signing = "SELECT COUNT(*) FROM signing_keys WHERE purpose = 'links' AND honoured_until_us IS NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(signing).fetch_one(&pool).await.expect("count"), 1);
 }

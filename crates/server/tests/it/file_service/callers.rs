@@ -182,7 +182,7 @@ async fn attempts_of_machines_are_limited_and_a_proof_is_counted_once() {
     for answer in futures_util::future::join_all(many).await {
         answer.failed(404);
     }
-    for salt in 0..2 {
+    for salt in 0..3 {
         Machine::basic(&app, "till01", &format!("{salt:032x}")).send("GET", "rewards/a.png").await.failed(401);
     }
     let limited = Machine::basic(&app, "till01", &"a".repeat(32)).send("GET", "rewards/a.png").await;

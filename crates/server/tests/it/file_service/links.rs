@@ -1,6 +1,6 @@
 //! Links and plain addresses: what opens without a login, for how long, and what doesn't.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imagewell_core::model::KeyPurpose;
 use reqwest::{Client, Method};
@@ -287,4 +287,27 @@ async fn links_lead_to_the_public_url_where_there_is_one() {
     let inside = answer.link().replace("https://images.example.com", &app.url(""));
     assert_eq!(asked("GET", &inside, &[("host", "images.example.com")]).await.status.as_u16(), 200);
     assert_eq!(asked("GET", &inside, &[]).await.status.as_u16(), 200);
+}
+
+/// What another process revoked is not forgotten because the keys could not be read at that moment.
+#[tokio::test]
+async fn a_revocation_that_could_not_be_read_is_read_later() {
+    let app = TestApp::with(&[FOLDER]).await;
+    let link = Machine::till(&app, "till01").upload("a.png", png(8, 8, 1)).await.link();
+    assert_eq!(open(&link).await.status.as_u16(), 200);
+    app.execute(&[
+        "UPDATE signing_keys SET honoured_until_us = 1 WHERE purpose = 'links'",
+        "ALTER TABLE signing_keys RENAME TO hidden_keys",
+        "UPDATE access_generation SET value = value + 1",
+    ])
+    .await;
+    let begun = Instant::now();
+    while app.service.app.refresh_rights().await.is_ok() {
+        // The service may have asked a moment before it was changed.
+        assert!(begun.elapsed() < Duration::from_secs(30), "there are no keys to read");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    app.execute(&["ALTER TABLE hidden_keys RENAME TO signing_keys"]).await;
+    app.service.app.refresh_rights().await.expect("reads them");
+    s3_error(&open(&link).await, 403, "AccessDenied");
 }

@@ -1,17 +1,17 @@
 //! Password hashing: argon2id, in a bounded number of blocking threads, with the same work done for users that don't exist.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod turns;
+
+pub(crate) use turns::Asker;
+pub use turns::HashLimits;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params};
-use tokio::sync::Semaphore;
 
 use crate::Error;
+use turns::Turns;
 
-/// A login waits this long for a hashing thread before it is told that the service is busy.
-const WAIT_MAX: Duration = Duration::from_secs(10);
 /// A longer password is refused before any hashing.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
@@ -19,52 +19,57 @@ pub const PASSWORD_BYTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Passwords {
     hasher: Argon2<'static>,
-    permits: Arc<Semaphore>,
+    turns: Turns,
     /// Checked when there is no such user, so that the answer takes as long.
     dummy_hash: String,
 }
 
 impl Passwords {
-    /// `memory_kib` and `passes` are argon2id's costs; `concurrent_max` hashes run at once, each holding `memory_kib`.
+    /// `memory_kib` and `passes` are argon2id's costs; each hash that runs holds `memory_kib`.
     ///
     /// # Errors
     /// [`Error::Internal`] when the costs are outside argon2's own bounds.
-    pub fn new(memory_kib: u32, passes: u32, concurrent_max: usize) -> Result<Self, Error> {
+    pub fn new(memory_kib: u32, passes: u32, limits: HashLimits) -> Result<Self, Error> {
         let params = Params::new(memory_kib, passes, 1, None).map_err(|error| Error::internal("argon2 costs", &error))?;
         let hasher = Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, params);
         let dummy_hash = hash_blocking(&hasher, "nobody has this password")?;
-        Ok(Self { hasher, permits: Arc::new(Semaphore::new(concurrent_max)), dummy_hash })
+        Ok(Self { hasher, turns: Turns::new(limits), dummy_hash })
     }
 
     /// A fresh salted hash in PHC form.
     ///
     /// # Errors
     /// [`Error::Busy`] when no hashing thread comes free in time.
-    pub async fn hash(&self, password: String) -> Result<String, Error> {
+    pub(crate) async fn hash(&self, password: String) -> Result<String, Error> {
         let hasher = self.hasher.clone();
-        self.blocking(move || hash_blocking(&hasher, &password)).await?
+        self.blocking(Asker::OURSELVES, move || hash_blocking(&hasher, &password)).await?
     }
 
     /// Whether the password has this hash. Without a hash the same work is done and the answer is no.
     ///
     /// # Errors
     /// [`Error::Busy`] when no hashing thread comes free in time.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Error> {
+    pub(crate) async fn verify(&self, password: String, hash: Option<String>, asker: Asker) -> Result<bool, Error> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy_hash.clone());
-        let matches = self.blocking(move || {
+        let matches = self.blocking(asker, move || {
             let parsed = PasswordHash::new(&hash).map_err(|error| Error::internal("reading a password hash", &error))?;
             Ok::<_, Error>(Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok())
         });
         Ok(matches.await?? && known)
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-        let acquired = tokio::time::timeout(WAIT_MAX, Arc::clone(&self.permits).acquire_owned()).await;
-        let Ok(Ok(permit)) = acquired else { return Err(Error::Busy { retry_after: WAIT_MAX }) };
+    /// Keeps a thread busy for as long as the result is held.
+    #[cfg(test)]
+    pub(crate) async fn occupy(&self) -> impl Drop + use<> {
+        self.turns.turn(Asker::OURSELVES).await.expect("a thread is free")
+    }
+
+    async fn blocking<T: Send + 'static>(&self, asker: Asker, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let turn = self.turns.turn(asker).await?;
         tokio::task::spawn_blocking(move || {
             let result = work();
-            drop(permit);
+            drop(turn);
             result
         })
         .await
