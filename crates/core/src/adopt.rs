@@ -31,6 +31,8 @@ pub enum Bears {
     This,
     /// Another database's.
     Another,
+    /// An identity that can't be read.
+    Unreadable,
 }
 
 /// What both sides hold.
@@ -68,7 +70,7 @@ impl Census {
     /// Whether everything matches, so that adopting can do no harm.
     #[must_use]
     pub fn matches(&self) -> bool {
-        self.missing() == 0 && self.orphans() == 0 && self.bears != Bears::Another
+        self.missing() == 0 && self.orphans() == 0 && matches!(self.bears, Bears::Nothing | Bears::This)
     }
 }
 
@@ -91,10 +93,12 @@ impl Adoption {
     /// [`Error::Busy`] when one of them can't be reached.
     pub async fn census(&self, mut progress: impl FnMut(u64)) -> Result<Census, Error> {
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        let bears = match (self.storage.identity().await?, rows::find(&self.database).await?) {
-            (None, _) => Bears::Nothing,
-            (Some(borne), Some(own)) if borne.id == own.id => Bears::This,
-            (Some(_), _) => Bears::Another,
+        let bears = match (self.storage.identity().await, rows::find(&self.database).await?) {
+            (Ok(None), _) => Bears::Nothing,
+            (Ok(Some(borne)), Some(own)) if borne.id == own.id => Bears::This,
+            (Ok(Some(_)), _) => Bears::Another,
+            (Err(Error::Invalid { .. }), _) => Bears::Unreadable,
+            (Err(error), _) => return Err(error),
         };
         let images = count(db::images::total(&self.database).await?);
         let versions = count(db::images::blobs_in_all(&self.database).await?);

@@ -146,6 +146,7 @@ pub struct App {
     pub(crate) moved_away: Notify,
     /// Whether the store is known to belong to the database. False only after a start during which the store was away.
     pub(crate) paired: AtomicBool,
+    watch: identity::Watch,
     pub(crate) clock: Clock,
     /// Whether a sweep of the background runs in this process.
     pub(crate) sweeping: AtomicBool,
@@ -199,6 +200,7 @@ impl App {
             whither: OnceLock::new(),
             moved_away: Notify::new(),
             paired: AtomicBool::new(paired),
+            watch: identity::Watch::default(),
             clock,
             sweeping: AtomicBool::new(false),
             sweep_stopped: Mutex::new(None),
@@ -253,6 +255,15 @@ impl App {
         self.check_trust()?;
         self.database.ping().await?;
         self.storage.ping().await
+    }
+
+    /// Halts when the store is not any more the one that it was.
+    pub(crate) async fn watch_store(&self) {
+        if self.paired.load(Ordering::Relaxed)
+            && let Err(error) = self.watch.look(&self.database, &self.storage).await
+        {
+            self.halt.trip(&error.to_string());
+        }
     }
 
     pub(crate) fn note_sweep_stopped(&self, why: Option<&'static str>) {

@@ -26,6 +26,8 @@ const KEEPING_UP_MAX: Duration = Duration::from_secs(2);
 /// Pause before a background part that panicked starts again, so that a fault that repeats does not fill the log.
 const RESTARTED_AFTER: Duration = Duration::from_secs(1);
 
+/// Seconds between two looks whether a bucket is still that of the database. A folder is looked at each second.
+const BUCKET_WATCHED_EVERY: u64 = 60;
 /// Seconds between two comparisons of the clock with the database.
 const CLOCK_COMPARED_EVERY: u64 = 60;
 /// A worker that waits for longer ends.
@@ -122,6 +124,10 @@ impl App {
             seconds.tick().await;
             ticks += 1;
             self.pair_when_possible().await;
+            // A bucket can't be unmounted, and each look at one is a request.
+            if !self.storage.is_bucket() || ticks.is_multiple_of(BUCKET_WATCHED_EVERY) {
+                self.watch_store().await;
+            }
             self.clock.trusted();
             if ticks.is_multiple_of(LOOKED_FOR_EVERY) {
                 // What another node has left.

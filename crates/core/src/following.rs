@@ -153,9 +153,15 @@ pub(crate) async fn leave(app: &App) {
     }
 }
 
-async fn switch_database(app: &App, place: &db::Place) -> Result<(), Error> {
-    app.database.switch_to(place, Arc::clone(&app.halt)).await?;
-    identity::verify(&app.database, &app.storage).await.map(|_| ())
+/// The database first, which takes time to open: for as short as possible the two don't belong together.
+async fn switch_to(app: &App, database: &db::Place, storage: &storage::Place) -> Result<(), Error> {
+    app.database.switch_to(database, Arc::clone(&app.halt)).await?;
+    app.storage.switch_to(storage, Arc::clone(&app.halt))?;
+    match identity::verify(&app.database, &app.storage).await {
+        Err(error @ Error::Invalid { .. }) => Err(error),
+        // One of them may be away for a moment.
+        _ => Ok(()),
+    }
 }
 
 /// Opens the new database and store in the place of the old ones. False where they aren't known: then the process leaves, writes are told to come
@@ -164,10 +170,7 @@ async fn go_on_elsewhere(app: &Arc<App>) -> bool {
     let old = app.database.clone_engine();
     let switched = match app.whither.get().and_then(|Whither(ask)| ask()) {
         None => Err(Error::invalid("nobody has told this process where to")),
-        Some((database, storage)) => match app.storage.switch_to(&storage, Arc::clone(&app.halt)) {
-            Ok(()) => switch_database(app, &database).await,
-            Err(error) => Err(error),
-        },
+        Some((database, storage)) => switch_to(app, &database, &storage).await,
     };
     if let Err(error) = switched {
         tracing::warn!(%error, "the data has moved: this process ends, to be started with the new database_url and storage_url");

@@ -7,6 +7,7 @@
 //! A copy of a database has the id of the original. Therefore each sweep leaves a fresh mark on both sides, and the next one compares
 //! them: of two databases that use one store, only the first one to sweep goes on sweeping.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -86,6 +87,49 @@ pub(crate) async fn verify(database: &Database, storage: &Storage) -> Result<Sto
         Some(borne) if borne.id == identity.id => Ok(borne),
         Some(_) => Err(refusal(Standing::Foreign, storage)),
         None => Err(refusal(Standing::Unmarked, storage)),
+    }
+}
+
+/// Looks now and then whether the store is still the one that it was: what is stored after its volume was unmounted would be under the
+/// mount point, and gone when the volume is back.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Mutex<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    id: Option<String>,
+    /// Looks in a row that found another store.
+    misses: u32,
+}
+
+impl Watch {
+    /// An error says that nothing that is stored from now on may be acknowledged. Only the second look in a row that finds another store
+    /// is one: adopting changes both sides one after the other. A store or a database that is away says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] says what is wrong.
+    pub(crate) async fn look(&self, database: &Database, storage: &Storage) -> Result<(), Error> {
+        let Ok(Ok(borne)) = tokio::time::timeout(START_MAX, storage.identity()).await else { return Ok(()) };
+        if borne.is_some_and(|borne| self.lock().id.as_ref() == Some(&borne.id)) {
+            self.lock().misses = 0;
+            return Ok(());
+        }
+        match verify(database, storage).await {
+            Ok(borne) => *self.lock() = Watched { id: Some(borne.id), misses: 0 },
+            Err(error @ Error::Invalid { .. }) => {
+                let mut watched = self.lock();
+                watched.misses += 1;
+                if watched.misses > 1 {
+                    return Err(error);
+                }
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -78,7 +78,12 @@ impl Storage {
             Err(error) => return Err(error),
         };
         let identity = std::str::from_utf8(&bytes).ok().and_then(StoreIdentity::parse);
-        let unreadable = || Error::invalid(format!("{IDENTITY} in the store {} has no line `id = …`", self.name()));
+        let unreadable = || {
+            Error::invalid(format!(
+                "{IDENTITY} in the store {} has no line `id = …`: put the right one back, or let `imagewell adopt --confirm` write it anew",
+                self.name()
+            ))
+        };
         identity.map(Some).ok_or_else(unreadable)
     }
 
@@ -100,7 +105,8 @@ impl Storage {
         Ok(Timestamp(meta.last_modified.timestamp_micros()).plus(Duration::from_secs(1)))
     }
 
-    /// Whether a blob or a rendering is in the store; in a bucket, whether any object but the identity is. Looks at as little as it can.
+    /// Whether a blob is in the store; in a bucket, whether any object is but the identity and renderings, which can be made again. Looks at
+    /// as little as it can.
     ///
     /// # Errors
     /// [`Error::Busy`] when the store can't be reached; [`Error::Internal`] when it can't be listed.
@@ -112,14 +118,15 @@ impl Storage {
                 let mut listed = bucket.store().list(None);
                 while let Some(object) = listed.next().await {
                     let object = object.map_err(|error| self.failed("listing the store", &error))?;
-                    if !is_ours_to_begin_with(object.location.as_ref()) {
+                    let key = object.location.as_ref();
+                    if key != IDENTITY && key.split('/').next() != Some(VARIANTS) {
                         return Ok(true);
                     }
                 }
                 return Ok(false);
             }
         };
-        tokio::task::spawn_blocking(move || holds_files(&root, &root, 3))
+        tokio::task::spawn_blocking(move || holds_blobs(&root, &root, 3))
             .await
             .map_err(|error| Error::internal("looking into the store", &error))?
             .map_err(|error| Error::internal("looking into the store", &error))
@@ -138,13 +145,8 @@ impl Storage {
     }
 }
 
-/// What a first start of another node may have just written.
-fn is_ours_to_begin_with(key: &str) -> bool {
-    key == IDENTITY || key.strip_prefix(VARIANTS).is_some_and(|rest| rest.starts_with("/probe-"))
-}
-
-/// Whether a file that we could have made is below a folder. Folders that may not be entered are others', as `lost+found` is.
-fn holds_files(root: &Path, folder: &Path, depth: u32) -> io::Result<bool> {
+/// Whether a blob is below a folder. Folders that may not be entered are others', as `lost+found` is.
+fn holds_blobs(root: &Path, folder: &Path, depth: u32) -> io::Result<bool> {
     let entries = match fs::read_dir(folder) {
         Err(error) if folder != root && error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
         entries => entries?,
@@ -152,10 +154,10 @@ fn holds_files(root: &Path, folder: &Path, depth: u32) -> io::Result<bool> {
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {
-            if depth > 1 && holds_files(root, &path, depth - 1)? {
+            if depth > 1 && holds_blobs(root, &path, depth - 1)? {
                 return Ok(true);
             }
-        } else if local::is_ours(root, &path) {
+        } else if local::is_blob(root, &path) {
             return Ok(true);
         }
     }

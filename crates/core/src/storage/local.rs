@@ -270,10 +270,9 @@ fn is_staging_file(root: &Path, path: &Path) -> bool {
     is_number && (BlobKey::is_well_formed(name) || is_rendering(name) || name == IDENTITY)
 }
 
-/// Whether a file has the name of a blob or of a rendering.
-pub(super) fn is_ours(root: &Path, path: &Path) -> bool {
-    let name = path.strip_prefix(root).ok().and_then(Path::to_str);
-    name.is_some_and(|name| BlobKey::is_well_formed(name) || is_rendering(name) && !name.starts_with("variants/probe-"))
+/// Whether a file has the name of a blob.
+pub(super) fn is_blob(root: &Path, path: &Path) -> bool {
+    path.strip_prefix(root).ok().and_then(Path::to_str).is_some_and(BlobKey::is_well_formed)
 }
 
 fn is_rendering(name: &str) -> bool {

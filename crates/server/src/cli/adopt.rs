@@ -33,6 +33,7 @@ fn show(settings: &Settings, census: &Census) {
     let bears = match census.bears {
         Bears::Nothing => "bears no identity",
         Bears::This => "bears the identity of this database",
+        Bears::Unreadable => "bears an identity that can't be read",
         Bears::Another => "bears the identity of another database, which will be refused from then on",
     };
     println!("database {}", settings.database_url().show());

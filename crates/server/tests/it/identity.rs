@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use imagewell::serve::{Ended, database_place, storage_place};
+use imagewell_core::adopt::{Adoption, Bears};
 use imagewell_core::sweep::{self, Mode};
 use imagewell_engines::faults::Behaviour;
 
-use crate::app::{Answer, Data, Outgrown, TestApp, files_below};
+use crate::app::{Data, Outgrown, TestApp, files_below};
 use crate::faults::ready;
 use crate::fixtures::png;
 use crate::process::{TWO_DAYS, accounts_on_disk, age, run, stay_on_disk, text};
@@ -83,12 +85,12 @@ async fn a_fresh_sqlite_file_does_not_take_the_bucket_of_a_cluster() {
     let data = Data::outgrown();
     let app = TestApp::on(Arc::clone(&data), &[]).await;
     let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
-    let before = files(&data);
     let why = refused(&data, &[("database_url", "")]).await;
     assert!(why.contains("belongs to another database"), "{why}");
     // As a bucket of an earlier version, and as one with objects of other programs.
     let borne = std::fs::read(identity(&data)).expect("an identity");
     std::fs::remove_file(identity(&data)).expect("removes");
+    let before = files(&data);
     let why = refused(&data, &[("database_url", "")]).await;
     assert!(why.contains("is in use, and this database has no image in it"), "{why}");
     assert!(files(&data) == before && !identity(&data).exists());
@@ -130,29 +132,39 @@ async fn data_from_before_identities_is_paired_once_if_the_blobs_are_there() {
     assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
     app.stop().await;
     let borne = std::fs::read(identity(&data)).expect("an identity");
-    assert_eq!(TestApp::on(Arc::clone(&data), &[]).await.stop().await, imagewell::serve::Ended::Drained);
+    assert_eq!(TestApp::on(Arc::clone(&data), &[]).await.stop().await, Ended::Drained);
     assert!(std::fs::read(identity(&data)).expect("an identity") == borne, "once");
 }
 
+/// Neither is it swept, nor is anything acknowledged that would be under the mount point.
 #[tokio::test]
-async fn a_store_that_is_unmounted_while_the_service_runs_is_not_swept() {
+async fn a_store_that_is_unmounted_while_the_service_runs_is_not_used() {
     let app = TestApp::with(&EAGER).await;
-    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
-    app.data().execute("UPDATE versions SET deleted_us = 1").await;
+    let (data, ada) = (Arc::clone(app.data()), app.actor("ada").await);
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    data.execute("UPDATE versions SET deleted_us = 1").await;
     let away = app.blobs().with_extension("away");
     std::fs::rename(app.blobs(), &away).expect("moves");
     std::fs::create_dir(app.blobs()).expect("makes");
     let refused = sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect_err("is refused").to_string();
     assert!(refused.contains("lacks the identity"), "{refused}");
-    let stopped = Answer::of(app.visitor().get("/readyz")).await;
-    assert_eq!(stopped.status.as_u16(), 200);
-    assert!(stopped.text().starts_with("ready\nsweeping is stopped: "), "{}", stopped.text());
-    std::fs::remove_dir_all(app.blobs()).expect("removes");
-    std::fs::rename(&away, app.blobs()).expect("moves");
-    app.data().execute("UPDATE versions SET deleted_us = NULL").await;
+    // A bucket can't be unmounted, and is looked at less often.
+    if !app.service.app.storage.is_bucket() {
+        let begun = Instant::now();
+        while !app.service.app.halt.is_tripped() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it goes on");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(app.stop().await, Ended::Halted);
+    } else {
+        app.stop().await;
+    }
+    std::fs::remove_dir_all(data.blobs()).expect("removes");
+    std::fs::rename(&away, data.blobs()).expect("moves");
+    data.execute("UPDATE versions SET deleted_us = NULL").await;
+    let app = TestApp::on(data, &EAGER).await;
     assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
     sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps again");
-    assert_eq!(Answer::of(app.visitor().get("/readyz")).await.text(), "ready\n");
 }
 
 /// A copy has the same identity. As if it, or the database that a backup was restored over, had swept the store.
@@ -201,10 +213,34 @@ async fn adopting_says_what_it_would_do_and_asks_where_something_does_not_match(
     let former = run(&one, &["check"]);
     assert!(!former.status.success() && text(&former).contains("belongs to another database"), "{}", text(&former));
     assert!(orphan(&one).exists());
+    // A damaged identity stands in nobody's way either.
+    std::fs::write(other.join("blobs/.imagewell"), "torn").expect("writes");
+    let asked = run(&other, &["adopt"]);
+    assert!(asked.status.code() == Some(1) && text(&asked).contains("can't be read"), "{}", text(&asked));
+    assert!(run(&other, &["adopt", "--confirm"]).status.success());
     // Where everything matches nobody is asked.
     std::fs::remove_file(other.join("blobs/.imagewell")).expect("removes");
     let matching = run(&other, &["adopt"]);
     assert!(matching.status.success(), "{}", text(&matching));
+}
+
+#[tokio::test]
+async fn adopting_brings_back_what_the_trash_has_of_the_database() {
+    let app = TestApp::with(&EAGER).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    app.data().execute("UPDATE versions SET blob_key = blob_key || '.other'").await;
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("sweeps");
+    app.data().execute("UPDATE versions SET blob_key = REPLACE(blob_key, '.other', '')").await;
+    let settings = &app.service.settings;
+    let spool = settings.service.data_dir.join("spool");
+    let adoption = Adoption::open(&database_place(settings), &storage_place(settings), spool).await.expect("opens");
+    let census = adoption.census(|_| {}).await.expect("counts");
+    assert_eq!((census.versions, census.blobs, census.missing(), census.in_trash), (1, 0, 1, 1));
+    assert!(!census.matches() && census.bears == Bears::This);
+    assert_eq!(adoption.adopt().await.expect("adopts"), 1);
+    adoption.close().await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+    sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect("the service goes on with the new identity");
 }
 
 #[tokio::test]
@@ -232,6 +268,26 @@ async fn a_move_takes_no_store_with_anything_that_the_source_lacks() {
     stay_on_disk(&there);
     let checked = run(&there, &["check", "--set", &format!("storage_url=file://{}", store.display())]);
     assert!(text(&checked).contains("the store belongs to this database"), "{}", text(&checked));
+}
+
+/// The store stays, and so does its identity, with the marks of the source's sweeps.
+#[tokio::test]
+async fn a_move_to_another_database_takes_the_store_with_it() {
+    let (folder, data) = accounts_on_disk();
+    for _ in 0..2 {
+        assert!(run(&data, &["sweep"]).status.success());
+    }
+    let store = format!("file://{}", data.join("blobs").display());
+    let there = folder.path().join("there");
+    let database = format!("sqlite://{}", there.join("imagewell.db").display());
+    let moved = run(&data, &["migrate", "--to-database", &database, "--to-storage", &store]);
+    assert!(moved.status.success(), "{}", text(&moved));
+    stay_on_disk(&there);
+    for command in ["check", "sweep"] {
+        let used = run(&there, &[command, "--set", &format!("storage_url={store}")]);
+        assert!(used.status.success(), "{}", text(&used));
+    }
+    assert!(text(&run(&data, &["sweep"])).contains("has moved"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
