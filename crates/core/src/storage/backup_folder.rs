@@ -204,10 +204,11 @@ impl SnapshotFolder {
         std::fs::read_to_string(self.manifest()).map_err(|error| self.failed("reading the manifest of", &error))
     }
 
-    /// Begins the list of its blobs.
+    /// Begins the list of its blobs. Until it is finished the one before stays: a run that is cut off is cleared up by it.
     pub(crate) fn write_list(&self) -> Result<ListWriter, Error> {
-        let file = create_private(&self.list()).map_err(|error| self.failed("listing the blobs of", &error))?;
-        Ok(ListWriter { file: BufWriter::new(file), hasher: Sha256::new() })
+        let staged = self.path().join("blobs.sha256.new");
+        let file = create_private(&staged).map_err(|error| self.failed("listing the blobs of", &error))?;
+        Ok(ListWriter { file: BufWriter::new(file), hasher: Sha256::new(), staged, list: self.list() })
     }
 
     /// The keys in the list of its blobs, in order; empty where there is none yet.
@@ -300,6 +301,8 @@ impl Scratch {
 pub(crate) struct ListWriter {
     file: BufWriter<File>,
     hasher: Sha256,
+    staged: PathBuf,
+    list: PathBuf,
 }
 
 impl ListWriter {
@@ -310,10 +313,11 @@ impl ListWriter {
         self.file.write_all(line.as_bytes()).map_err(|error| list_failed(&error))
     }
 
-    /// Makes it durable, and says its digest.
+    /// Makes it durable under its name, and says its digest.
     pub(crate) fn finish(self) -> Result<Digest, Error> {
         let file = self.file.into_inner().map_err(|error| list_failed(error.error()))?;
-        file.sync_all().map_err(|error| list_failed(&error))?;
+        let named = file.sync_all().and_then(|()| std::fs::rename(&self.staged, &self.list));
+        named.map_err(|error| list_failed(&error))?;
         Ok(Digest(self.hasher.finalize().into()))
     }
 }
@@ -336,5 +340,35 @@ fn copy_hashing(mut from: File, mut to: impl io::Write) -> io::Result<(u64, Dige
         hasher.update(&chunk[..read]);
         to.write_all(&chunk[..read])?;
         bytes += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_was_not_finished_leaves_the_one_before() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let folder = BackupFolder::open_to_write(&root.path().join("backup")).expect("opens");
+        let snapshot = folder.begin(Timestamp::now()).expect("begins");
+        let key = |digit: u8| BlobKey::from_stored(format!("rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789{digit:02}.png"));
+        let write = |keys: &[u8]| {
+            let mut list = snapshot.write_list().expect("begins");
+            for digit in keys {
+                list.add(&key(*digit), Digest([*digit; 32])).expect("adds");
+            }
+            list
+        };
+        let read = || {
+            let keys = snapshot.read_list().expect("opens").collect::<io::Result<Vec<_>>>();
+            keys.expect("reads")
+        };
+        assert!(read().is_empty());
+        write(&[1, 2]).finish().expect("finishes");
+        drop(write(&[1]));
+        assert_eq!(read(), [key(1).as_str(), key(2).as_str()]);
+        write(&[2]).finish().expect("finishes");
+        assert_eq!(read(), [key(2).as_str()]);
     }
 }
