@@ -173,7 +173,9 @@ def replay(program, disk, acknowledged, mode, seed, every, stop_at_first):
                 found = lost_blob(disk.folder, mount, due) if split else broken_promise(f"{mount}/data", due)
                 # The program itself must open what is left, too; it is asked now and then, because it takes longer.
                 if not split and not found and states % 25 == 0 and os.path.exists(f"{mount}/data/imagewell.db"):
-                    checked = subprocess.run([program, "check", "--blobs"], env=environment(f"{mount}/data"), capture_output=True, text=True)
+                    # Before anything was acknowledged the database may still be without tables, which `check` would not make.
+                    asked = ["check", "--blobs"] if due else ["sweep"]
+                    checked = subprocess.run([program, *asked], env=environment(f"{mount}/data"), capture_output=True, text=True)
                     found = checked.stdout if checked.returncode else None
             if found:
                 violations.append(f"at write {position}: {found}")

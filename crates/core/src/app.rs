@@ -83,6 +83,17 @@ pub struct Options {
     pub sweep: sweep::Options,
     /// How far clocks are believed.
     pub clock: ClockLimits,
+    /// Whether to make what is missing.
+    pub opening: Opening,
+}
+
+/// What opening may do to what it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// Make what is missing and bring the schema up to date.
+    Making,
+    /// Leave everything as it is, and write nothing afterwards.
+    Looking,
 }
 
 /// What uploads are told while it is not known whose the store is.
@@ -164,11 +175,17 @@ impl App {
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
         let halt = Arc::new(Halt::default());
         let node = uuid::Uuid::now_v7().to_string();
-        let storage = Storage::open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
-        let database = Database::open(&options.database, Arc::clone(&halt)).await?;
+        let looks = options.opening == Opening::Looking;
+        let open = if looks { Storage::look } else { Storage::open };
+        let storage = open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
+        let database = match options.opening {
+            Opening::Making => Database::open(&options.database, Arc::clone(&halt)).await?,
+            Opening::Looking => Database::look(&options.database).await?,
+        };
         following::check(&database).await?;
         let clock = Clock::open(&database, options.clock).await?;
-        let paired = identity::settle_at_start(&database, &storage).await?;
+        // Who only looks pairs nothing.
+        let paired = looks || identity::settle_at_start(&database, &storage).await?;
         let (memory_kib, passes) = (options.password_memory_kib, options.password_passes);
         let turns = options.password_turns;
         let passwords = tokio::task::spawn_blocking(move || Passwords::new(memory_kib, passes, turns))
@@ -179,7 +196,7 @@ impl App {
         let blobs_expected = usize::try_from(options.blob_cache_bytes_max / (16 * 1024)).unwrap_or(usize::MAX).max(16);
         let app = Arc::new(Self {
             accounts,
-            keys: Keys::open(database.clone()).await?,
+            keys: if looks { Keys::look(database.clone()).await? } else { Keys::open(database.clone()).await? },
             halt,
             workers: Workers::new(options.worker_program.clone(), options.workers),
             uploads: Places::new(place_limits(&options)),

@@ -142,7 +142,7 @@ async fn say(app: &App, waits: bool) -> Result<(), Error> {
 
 /// A node that ends needn't be waited for.
 pub(crate) async fn leave(app: &App) {
-    if app.database.is_shared() {
+    if app.database.is_shared() && !app.database.only_looks() {
         let node = app.node.clone();
         let work = app.database.write_past_gate(
             None,

@@ -236,6 +236,11 @@ async fn own(database: &Database) -> Result<Identity, Error> {
     if let Some(identity) = rows::find(database).await? {
         return Ok(identity);
     }
+    if database.only_looks() {
+        return Err(Error::invalid(
+            "this database has no identity yet: the next start of the service makes it, and pairs it with its store",
+        ));
+    }
     let id = fresh_id();
     write(database, move |connection| Box::pin(async move { rows::create(connection, &id).await })).await?;
     // Of several nodes one has made it.

@@ -54,6 +54,16 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Reads the keys and makes none.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they can't be read.
+    pub async fn look(database: Database) -> Result<Self, Error> {
+        let keys = Self { database, all: RwLock::default(), looked_up: Mutex::default() };
+        keys.reload().await?;
+        Ok(keys)
+    }
+
     /// Reads them again, after another process may have changed them.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod grammar;
 pub mod halt;
 mod identity;
 pub mod images;
+pub mod inventory;
 mod kept;
 pub mod keys;
 mod leases;
@@ -48,6 +49,6 @@ pub mod workers;
 
 pub use app::App;
 pub use clock::ClockLimits;
-pub use db::{Holdings, Patience, Place as DatabasePlace};
+pub use db::{Holdings, Patience, Place as DatabasePlace, diagnosis};
 pub use error::Error;
 pub use following::Whither;

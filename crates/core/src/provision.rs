@@ -176,6 +176,26 @@ pub async fn is_empty(app: &App) -> Result<bool, Error> {
     Ok(db::accounts::org_count(&app.database).await? == 0)
 }
 
+/// Whether an account is there and has this secret. No attempt is counted: it is for who has the database.
+///
+/// # Errors
+/// [`Error::Internal`] when the database can't be read, [`Error::Busy`] when no hashing thread comes free.
+pub async fn has_secret(app: &App, org: &str, kind: AccountKind, login: &str, secret: &str) -> Result<bool, Error> {
+    let Some(org) = app.accounts.org(&OrgReference::Name(org.to_owned())).await? else { return Ok(false) };
+    let Some(account) = find_outside(&app.database, org.id, kind, login).await? else { return Ok(false) };
+    let sent = Secret::Plain(secret.to_owned()).as_sent(kind);
+    app.accounts.passwords().verify(sent, Some(account.secret_hash), Asker::OURSELVES).await
+}
+
+/// Orgs whose names are of digits alone, as earlier versions took them: a client that sends such a name may mean the org of that number.
+///
+/// # Errors
+/// [`Error::Internal`] when the database can't be read.
+pub async fn orgs_named_by_digits(app: &App) -> Result<Vec<Org>, Error> {
+    let orgs = db::accounts::orgs(&app.database).await?;
+    Ok(orgs.into_iter().filter(|org| org.name.parse::<i64>().is_ok()).collect())
+}
+
 /// The stored hash when the secret still matches it, else a fresh one; outside the transaction, because it is slow. The org may
 /// get its name by this plan: then it is known by its number.
 async fn hashed(app: &App, orgs: &[Org], plan: &AccountPlan) -> Result<String, Error> {

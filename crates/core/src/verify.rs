@@ -1,7 +1,10 @@
 //! Reads every stored byte back and compares it with its row.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::db::Database;
@@ -20,8 +23,38 @@ pub struct Summary {
     pub images: u64,
     /// Versions whose bytes were read.
     pub versions: u64,
+    /// Bytes of the rows that were looked at.
+    pub bytes: u64,
     /// Versions whose bytes are gone or differ, by blob key.
     pub broken: Vec<String>,
+    /// The key of the last blob that was read: where to go on.
+    pub last: String,
+}
+
+/// Never more bytes per second than this, on average since it was made. 0 is no bound.
+#[derive(Debug)]
+pub struct Pace {
+    bytes_per_second_max: u64,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    /// From now on.
+    #[must_use]
+    pub fn new(bytes_per_second_max: u64) -> Self {
+        Self { bytes_per_second_max, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Waits until so many more bytes are due.
+    pub async fn wait(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes_per_second_max > 0 {
+            let due = self.bytes as f64 / self.bytes_per_second_max as f64;
+            let due = Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX);
+            tokio::time::sleep(due.saturating_sub(self.since.elapsed())).await;
+        }
+    }
 }
 
 /// Reads all blobs that rows point at, and calls `progress` with the number done.
@@ -29,17 +62,37 @@ pub struct Summary {
 /// # Errors
 /// [`Error::Internal`] when the database can't be read; [`Error::Busy`] when the store can't be reached.
 pub async fn run(app: &App, mut progress: impl FnMut(u64) + Send) -> Result<Summary, Error> {
-    let images = db::images::total(&app.database).await?;
-    let mut summary = Summary { images: u64::try_from(images).unwrap_or(0), ..Summary::default() };
-    let mut after = String::new();
+    let mut summary = Summary::default();
+    run_from(app, &mut summary, 0, |summary| progress(summary.versions)).await?;
+    Ok(summary)
+}
+
+/// Goes on after `summary.last`, not faster than so many bytes per second (0: as fast as it goes). Whoever stops waiting has in `summary`
+/// how far it came, and can go on there.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_from(
+    app: &App,
+    summary: &mut Summary,
+    bytes_per_second_max: u64,
+    mut progress: impl FnMut(&Summary) + Send,
+) -> Result<(), Error> {
+    summary.images = u64::try_from(db::images::total(&app.database).await?).unwrap_or(0);
+    let mut pace = Pace::new(bytes_per_second_max);
+    // Where there is a pace, it is kept from blob to blob.
+    let page_max = if bytes_per_second_max > 0 { 1 } else { PAGE };
     loop {
-        let page = db::images::blobs_after(&app.database, &after, PAGE).await?;
-        let Some((last, ..)) = page.last() else { return Ok(summary) };
-        last.as_str().clone_into(&mut after);
+        let page = db::images::blobs_after(&app.database, &summary.last, page_max).await?;
+        let Some(last) = page.last().map(|(key, ..)| key.as_str().to_owned()) else { return Ok(()) };
+        let bytes = page.iter().map(|(_, size, _)| size).sum();
         let (read, broken) = read_page(&app.database, &app.storage, page).await?;
         summary.versions += read;
+        summary.bytes += bytes;
         summary.broken.extend(broken);
-        progress(summary.versions);
+        summary.last = last;
+        progress(summary);
+        pace.wait(bytes).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! imagewell's outside: HTTP, the command line and settings. The service itself is in `imagewell-core`.
 
+pub mod admin_password;
 mod allocator;
 pub mod api;
 pub mod auth;
@@ -18,6 +19,7 @@ pub mod moved;
 mod multipart;
 mod pace;
 pub mod pages;
+mod proxy_probe;
 mod response_body;
 pub mod router;
 pub mod serve;

@@ -14,7 +14,7 @@ use crate::api::opsportal::{base64, read, site, upload};
 use crate::api::s3;
 use crate::serve::Service;
 use crate::surrounded::Surrounded;
-use crate::{guard, health, pages};
+use crate::{guard, health, pages, proxy_probe};
 
 /// All routes with all layers.
 pub fn router(service: Service) -> Router {
@@ -63,6 +63,7 @@ pub fn router(service: Service) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/v1/doctor", post(proxy_probe::show))
         // Pages
         .route("/", get(pages::home))
         .route("/openapi.json", get(pages::openapi))
@@ -145,6 +146,7 @@ fn cors(service: &Service) -> CorsLayer {
         health::alive,
         health::ready,
         health::metrics,
+        proxy_probe::show,
     )
 )]
 pub struct ApiReference;

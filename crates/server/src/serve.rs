@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use imagewell_core::accounts::{AttemptLimits, SessionLimits};
-use imagewell_core::app::Options;
+use imagewell_core::app::{Opening, Options};
 use imagewell_core::passwords::HashLimits;
 use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
@@ -79,8 +79,20 @@ impl Service {
     /// # Errors
     /// What could not be opened.
     pub async fn open(settings: Settings, program: PathBuf) -> Result<Self, Error> {
+        Self::opened(settings, program, Opening::Making).await
+    }
+
+    /// Opens the core as it is, for a command that only looks: nothing is made, migrated or written.
+    ///
+    /// # Errors
+    /// What is not there, can't be opened, or has another schema than this program's.
+    pub async fn look(settings: Settings, program: PathBuf) -> Result<Self, Error> {
+        Self::opened(settings, program, Opening::Looking).await
+    }
+
+    async fn opened(settings: Settings, program: PathBuf, opening: Opening) -> Result<Self, Error> {
         let provider = Provider::new(&settings.identity_provider)?.map(Arc::new);
-        let app = App::open(options(&settings, program)).await?;
+        let app = App::open(Options { opening, ..options(&settings, program) }).await?;
         app.follow(moved::whither(&settings));
         Ok(Self(Arc::new(Parts {
             app,
@@ -140,22 +152,7 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
         },
         attempts: attempts(settings),
         worker_program,
-        workers: WorkerLimits {
-            concurrent_max: settings.workers.concurrent_max,
-            memory_bytes_max: settings.workers.memory_bytes_max,
-            queue_max: settings.workers.queue_max,
-            queue_per_org_max: settings.workers.queue_per_org_max,
-            wait_max: Duration::from_secs(settings.workers.wait_seconds_max),
-            jobs_max: settings.workers.jobs_max.get(),
-            time_max: Duration::from_secs(settings.workers.time_seconds_max),
-            drawing_time_max: Duration::from_secs(settings.workers.drawing_seconds_max),
-            look_time_max: Duration::from_secs(settings.workers.look_seconds_max),
-            avif_pixels_max: settings.workers.avif_pixels_max,
-            lossless_webp_pixels_max: settings.workers.lossless_webp_pixels_max,
-            refused_for: Duration::from_secs(settings.workers.refused_seconds),
-            allow_without_sandbox: settings.workers.allow_without_sandbox,
-            images: limits(settings),
-        },
+        workers: worker_limits(settings),
         variant_bytes_max: settings.cache.variant_bytes_max,
         looks: settings.images.looks,
         looks_pause: Duration::from_secs(settings.images.look_pause_seconds),
@@ -171,6 +168,7 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             jump_max: Duration::from_secs(settings.sweep.clock_jump_seconds_max),
             offset_max: Duration::from_secs(settings.sweep.clock_offset_seconds_max),
         },
+        opening: Opening::Making,
     }
 }
 
@@ -183,6 +181,37 @@ fn attempts(settings: &Settings) -> AttemptLimits {
         window: Duration::from_secs(login.window_seconds.get().into()),
         known_for: Duration::from_secs(login.known_address_seconds),
     }
+}
+
+/// The bounds on workers.
+#[must_use]
+pub fn worker_limits(settings: &Settings) -> WorkerLimits {
+    let workers = &settings.workers;
+    WorkerLimits {
+        concurrent_max: workers.concurrent_max,
+        memory_bytes_max: workers.memory_bytes_max,
+        queue_max: workers.queue_max,
+        queue_per_org_max: workers.queue_per_org_max,
+        wait_max: Duration::from_secs(workers.wait_seconds_max),
+        jobs_max: workers.jobs_max.get(),
+        time_max: Duration::from_secs(workers.time_seconds_max),
+        drawing_time_max: Duration::from_secs(workers.drawing_seconds_max),
+        look_time_max: Duration::from_secs(workers.look_seconds_max),
+        avif_pixels_max: workers.avif_pixels_max,
+        lossless_webp_pixels_max: workers.lossless_webp_pixels_max,
+        refused_for: Duration::from_secs(workers.refused_seconds),
+        allow_without_sandbox: workers.allow_without_sandbox,
+        images: limits(settings),
+    }
+}
+
+/// Files that may be open at once: each connection and what it is answered from, uploads, pipes of workers, the database.
+#[must_use]
+pub fn open_files_needed(settings: &Settings) -> u64 {
+    let connections = 2 * settings.server.connections_max;
+    let work = settings.uploads.concurrent_max + 8 * settings.workers.concurrent_max;
+    let database = 3 * settings.database.readers_max.get().max(settings.database.connections_max.get());
+    (connections + work + 64) as u64 + u64::from(database)
 }
 
 /// Where the database is, and how to use it.

@@ -13,6 +13,7 @@ statements! {
     SET_ACCEPTS_SVG = "UPDATE orgs SET accepts_svg = $2 WHERE id = $1 AND accepts_svg <> $2";
     ACCEPTS_SVG = "SELECT accepts_svg FROM orgs WHERE id = $1";
     ORG_COUNT = "SELECT COUNT(*) FROM orgs";
+    ORGS = "SELECT id, name FROM orgs ORDER BY id";
     INSERT_ROLE = "INSERT INTO roles (org_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     ROLE_EXISTS = "SELECT COUNT(*) FROM roles WHERE org_id = $1 AND name = $2";
     ROLE_ACTIONS = "SELECT action FROM role_actions WHERE org_id = $1 AND role = $2";
@@ -171,6 +172,12 @@ pub(crate) async fn accepts_svg(database: &Database, org: OrgId) -> Result<bool,
 
 pub(crate) async fn org_count(database: &Database) -> Result<i64, Error> {
     query(ORG_COUNT).fetch_value(database).await
+}
+
+/// All orgs, by number.
+pub(crate) async fn orgs(database: &Database) -> Result<Vec<Org>, Error> {
+    let rows: Vec<(i64, String)> = query(ORGS).fetch_all(database).await?;
+    Ok(rows.into_iter().map(|(id, name)| Org { id: OrgId(id), name }).collect())
 }
 
 /// The account's stored hash, outside a write: hashing is slow and must not hold the writer.

@@ -8,6 +8,7 @@ pub(crate) mod accounts;
 pub(crate) mod avatars;
 pub(crate) mod clock;
 pub(crate) mod copying;
+pub mod diagnosis;
 pub(crate) mod doomed;
 pub(crate) mod files;
 pub(crate) mod holdings;
@@ -93,6 +94,8 @@ pub struct Database {
     announcer: Announcer,
     gate: Arc<RwLock<()>>,
     refuses: Arc<AtomicBool>,
+    /// Nothing is ever written.
+    looks: bool,
 }
 
 /// See [`Database::open_gate`].
@@ -134,6 +137,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// As [`Engine::open`], without making, migrating or writing anything.
+    fn look(place: &Place) -> BoxFuture<'static, Result<Self, Error>> {
+        match place.clone() {
+            Place::File { file, readers_max } => {
+                Box::pin(async move { Sqlite::look(&file, readers_max).await.map(Self::Sqlite) })
+            }
+            Place::Server { url, connections_max, patience } => {
+                Box::pin(async move { Postgres::look(&url, connections_max, patience).await.map(Self::Postgres) })
+            }
+        }
+    }
+}
+
 /// The connection of a write.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -166,7 +183,25 @@ impl Database {
     async fn open_with(place: &Place, halt: Arc<Halt>, schema: Schema) -> Result<Self, Error> {
         let announcer = Announcer::default();
         let engine = Engine::open(place, halt, announcer.clone(), schema).await?;
-        Ok(Self { engine: Arc::new(ArcSwap::from_pointee(engine)), announcer, gate: Arc::default(), refuses: Arc::default() })
+        Ok(Self::of(engine, announcer, false))
+    }
+
+    /// Opens a database that is there, of exactly this program's schema, and never writes to it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it isn't there or can't be opened, or its schema is older or newer.
+    pub async fn look(place: &Place) -> Result<Self, Error> {
+        Ok(Self::of(Engine::look(place).await?, Announcer::default(), true))
+    }
+
+    fn of(engine: Engine, announcer: Announcer, looks: bool) -> Self {
+        let engine = Arc::new(ArcSwap::from_pointee(engine));
+        Self { engine, announcer, gate: Arc::default(), refuses: Arc::default(), looks }
+    }
+
+    /// Whether it was opened to be looked at, and is never written to.
+    pub(crate) fn only_looks(&self) -> bool {
+        self.looks
     }
 
     /// Opens it without making or changing anything, and says which schema it has: the number of its last migration. None where there is no
@@ -243,9 +278,13 @@ impl Database {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
+        if self.looks {
+            return Err(Error::Internal { detail: "the database was opened to be looked at alone".into() });
+        }
         let engine = self.engine();
         if let Engine::Sqlite(sqlite) = &*engine {
-            return sqlite.writer.write(open, work, refusal).await;
+            let Some(writer) = &sqlite.writer else { unreachable!("it is there unless `looks`") };
+            return writer.write(open, work, refusal).await;
         }
         // It ends although its caller may stop waiting, as the queue of SQLite does it.
         let write = tokio::spawn(async move {

@@ -12,7 +12,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres as Driver};
 
-use super::migrations::migrate;
+use super::migrations::{expect_current, migrate};
 use super::{Connection, Link, Schema, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
@@ -64,13 +64,7 @@ impl Postgres {
         announcer: Announcer,
         schema: Schema,
     ) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url).map_err(|error| Error::internal("reading database_url", &error))?;
-        let doing = format!(
-            "opening the database {} on {}:{}",
-            options.get_database().unwrap_or("postgres"),
-            options.get_host(),
-            options.get_port()
-        );
+        let (options, doing) = read_url(url)?;
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
         if schema == Schema::Newest {
@@ -79,6 +73,25 @@ impl Postgres {
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();
         let _ = connection.close().await;
+        Ok(Self::with_pools(&options, connections_max, patience, announcer, notifies))
+    }
+
+    /// Opens a database that is there, of exactly this program's schema. Its caller never writes.
+    pub(super) async fn look(url: &str, connections_max: u32, patience: Patience) -> Result<Self, Error> {
+        let (options, doing) = read_url(url)?;
+        let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
+        expect_current::<Driver>(&mut connection, &doing).await?;
+        let _ = connection.close().await;
+        Ok(Self::with_pools(&options, connections_max, patience, Announcer::default(), false))
+    }
+
+    fn with_pools(
+        options: &PgConnectOptions,
+        connections_max: u32,
+        patience: Patience,
+        announcer: Announcer,
+        notifies: bool,
+    ) -> Self {
         let pool = |connections_max| {
             PgPoolOptions::new()
                 .max_connections(connections_max)
@@ -96,7 +109,7 @@ impl Postgres {
                 .connect_lazy_with(options.clone())
         };
         let (pool, upkeep) = (pool(connections_max.saturating_sub(UPKEEP).max(1)), pool(UPKEEP));
-        Ok(Self { pool, upkeep, patience, announcer, notifies })
+        Self { pool, upkeep, patience, announcer, notifies }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -229,6 +242,18 @@ impl Postgres {
             Err(_) => Err(too_slow()),
         }
     }
+}
+
+/// What the URL says, and what is being done in words.
+pub(super) fn read_url(url: &str) -> Result<(PgConnectOptions, String), Error> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| Error::internal("reading database_url", &error))?;
+    let doing = format!(
+        "opening the database {} on {}:{}",
+        options.get_database().unwrap_or("postgres"),
+        options.get_host(),
+        options.get_port()
+    );
+    Ok((options, doing))
 }
 
 async fn notify(connection: &mut PgConnection, text: &str) -> Result<(), sqlx::Error> {

@@ -5,10 +5,10 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::migrations::migrate;
+use super::migrations::{expect_current, migrate};
 use super::writer::Writer;
 use super::{Schema, read_failed};
 use crate::Error;
@@ -27,7 +27,8 @@ const LOG_BYTES_KEPT: &str = "67108864";
 #[derive(Debug)]
 pub(super) struct Sqlite {
     reader: SqlitePool,
-    pub(super) writer: Writer,
+    /// None where nothing may be written.
+    pub(super) writer: Option<Writer>,
 }
 
 impl Sqlite {
@@ -71,7 +72,24 @@ impl Sqlite {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(|error| Error::internal(&doing, &error))?;
-        Ok(Self { reader, writer: Writer::start(connection, halt, announcer) })
+        Ok(Self { reader, writer: Some(Writer::start(connection, halt, announcer)) })
+    }
+
+    /// Opens what is there and leaves it as it is: nothing is made, migrated or written.
+    pub(super) async fn look(file: &Path, readers_max: u32) -> Result<Self, Error> {
+        let doing = format!("opening the database {}", file.display());
+        expect_file(file)?;
+        let options = looking(file);
+        let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
+        check_version(&mut connection).await?;
+        expect_current::<sqlx::Sqlite>(&mut connection, &doing).await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(readers_max)
+            .connect_with(options)
+            .await
+            .map_err(|error| Error::internal(&doing, &error))?;
+        let _ = connection.close().await;
+        Ok(Self { reader, writer: None })
     }
 
     pub(super) fn reader(&self) -> &SqlitePool {
@@ -81,8 +99,34 @@ impl Sqlite {
     /// The writer last: only a connection that may write removes the write-ahead log when it is the last.
     pub(super) async fn close(&self) {
         self.reader.close().await;
-        self.writer.close().await;
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
     }
+}
+
+/// Refuses a database that isn't there, in words for whoever has mistyped its place.
+pub(super) fn expect_file(file: &Path) -> Result<(), Error> {
+    if file.exists() {
+        return Ok(());
+    }
+    let detail = format!(
+        "there is no database {}: are data_dir and database_url right? `imagewell serve` makes it at its first start",
+        file.display()
+    );
+    Err(Error::Internal { detail })
+}
+
+/// For a connection that changes nothing. It may write as far as the file system goes, because a connection that may not would leave
+/// files of the write-ahead log behind.
+pub(super) fn looking(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(false)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(10))
+        .pragma("query_only", "ON")
+        .pragma("cache_size", PAGES_CACHED)
 }
 
 async fn check_version(connection: &mut SqliteConnection) -> Result<(), Error> {

@@ -52,6 +52,15 @@ impl LocalDisk {
     /// Opens or makes the folder.
     pub(super) fn open(root: PathBuf, halt: Arc<Halt>) -> Result<Self, Error> {
         make_folder(&root).map_err(|error| Error::internal(&format!("making the folder {}", root.display()), &error))?;
+        Self::look(root, halt)
+    }
+
+    /// Opens a folder that is there.
+    pub(super) fn look(root: PathBuf, halt: Arc<Halt>) -> Result<Self, Error> {
+        if !root.is_dir() {
+            let detail = format!("there is no folder {}: are data_dir and storage_url right?", root.display());
+            return Err(Error::Internal { detail });
+        }
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?
             .with_fsync(true);
@@ -328,7 +337,12 @@ pub(super) fn check_space(folder: &Path, incoming_bytes: u64, reserve: super::Re
 }
 
 fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, found: &mut Vec<Leftover>) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
+    let entries = match std::fs::read_dir(folder) {
+        // Nothing was ever spooled, or somebody has just removed an empty folder.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() {

@@ -95,6 +95,18 @@ impl Storage {
         Ok(Self { backend: ArcSwap::from_pointee(Backend::open(place, halt)?), spool, reserve })
     }
 
+    /// Opens a store that is there and makes no folder.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when its folder isn't there. A bucket is not asked for.
+    pub fn look(place: &Place, spool: PathBuf, halt: Arc<Halt>, reserve: Reserve) -> Result<Self, Error> {
+        let backend = match place {
+            Place::Folder(root) => Backend::Local(LocalDisk::look(root.clone(), halt)?),
+            Place::Bucket(_) => Backend::open(place, halt)?,
+        };
+        Ok(Self { backend: ArcSwap::from_pointee(backend), spool, reserve })
+    }
+
     fn backend(&self) -> Arc<Backend> {
         self.backend.load_full()
     }
@@ -207,6 +219,18 @@ impl Storage {
         match &*self.backend() {
             Backend::Local(disk) => disk.stream(key, range).await,
             Backend::Bucket(bucket) => bucket.stream(key, range).await,
+        }
+    }
+
+    /// How many bytes the store has under a key.
+    ///
+    /// # Errors
+    /// As [`Storage::read`].
+    pub(crate) async fn size(&self, key: &BlobKey) -> Result<u64, Error> {
+        match self.backend().store().head(&StorePath::from(key.as_str())).await {
+            Ok(meta) => Ok(meta.size),
+            Err(object_store::Error::NotFound { .. }) => Err(Error::NotFound),
+            Err(error) => Err(self.failed("looking for a blob", &error)),
         }
     }
 

@@ -41,7 +41,12 @@ pub(super) enum Purpose {
 }
 
 pub(super) async fn run(settings: Settings, action: Action) -> Outcome {
-    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let program = std::env::current_exe()?;
+    let service = match action {
+        Action::List | Action::Show | Action::Transforms { .. } => Service::look(settings, program).await,
+        Action::Rotate { .. } => Service::open(settings, program).await,
+    };
+    let service = service.map_err(explained)?;
     let keys = &service.app.keys;
     match action {
         Action::List => {

@@ -4,13 +4,14 @@
 
 mod adopt;
 mod backup;
-mod check;
 mod demo;
+mod doctor;
 mod keys;
 mod migrate;
 mod plan;
 mod progress;
 mod provision;
+mod ready;
 mod render_worker;
 mod restore;
 mod serve;
@@ -34,7 +35,7 @@ const EXIT_SETTINGS: u8 = 78;
 #[derive(Parser)]
 #[command(name = "imagewell", version, propagate_version = true)]
 #[command(after_help = "Start with `imagewell demo`. Settings: imagewell.toml, IMAGEWELL_… variables, or flags; \
-    `imagewell check` tells what is wrong with them.\nExit codes: 0 done, 1 failed, 2 misused, 74 storage failed, 78 faulty settings.")]
+    `imagewell doctor` tells what is wrong, with remedies.\nExit codes: 0 done, 1 failed, 2 misused, 74 storage failed, 78 faulty settings.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -42,7 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the service. On an empty folder it makes an org, and an admin whose password is printed once
+    /// Run the service. On an empty folder it makes an org, and an admin whose password it writes into a file of that folder
     Serve(SettingFlags),
     /// Run the service with sample accounts and a sample image, and print what to open and what to type
     Demo(SettingFlags),
@@ -53,14 +54,23 @@ enum Command {
         #[command(flatten)]
         flags: SettingFlags,
     },
-    /// Check settings, database and store, and report every fault at once
+    /// Look for everything that can be wrong with a deployment, and say what to do about it. Changes nothing. Exits with 1 at a fault
+    Doctor {
+        #[command(flatten)]
+        examination: doctor::Examination,
+        #[command(flatten)]
+        flags: SettingFlags,
+    },
+    /// What `doctor --quick` says, under the name that it had before
     Check {
-        /// Also read every stored image back and compare it with its digest
+        /// Also read every stored image back and compare it with its digest, as `doctor --digests` does
         #[arg(long)]
         blobs: bool,
         #[command(flatten)]
         flags: SettingFlags,
     },
+    /// Ask the service on this machine whether it is ready. Exits with 1 where it isn't
+    Ready(SettingFlags),
     /// Remove deleted versions past their undo window, blobs that were in the trash for long enough, staging files and ended sessions, and move blobs without a row to
     /// the trash, as the service does by itself every hour
     Sweep {
@@ -176,7 +186,9 @@ pub fn run() -> ExitCode {
         Command::Serve(flags) => with_settings(flags, serve::run),
         Command::Demo(flags) => with_settings(flags, demo::run),
         Command::Provision { file, flags } => with_settings(flags, async move |settings| provision::run(settings, &file).await),
-        Command::Check { blobs, flags } => with_settings(flags, async move |settings| check::run(settings, blobs).await),
+        Command::Ready(flags) => with_settings(flags, ready::run),
+        Command::Doctor { examination, flags } => doctor::start(examination, flags),
+        Command::Check { blobs, flags } => doctor::start(doctor::Examination::of_check(blobs), flags),
         Command::Adopt { confirm, flags } => with_settings(flags, async move |settings| adopt::run(settings, confirm).await),
         Command::Migrate { migrate, flags } => with_settings(flags, async move |settings| migrate::run(settings, migrate).await),
         Command::Backup { backup, flags } => with_settings(flags, async move |settings| backup::run(settings, backup).await),
@@ -198,6 +210,10 @@ fn with_settings(flags: SettingFlags, command: impl AsyncFnOnce(Settings) -> Out
             return ExitCode::from(EXIT_SETTINGS);
         }
     };
+    run_with(settings, command)
+}
+
+fn run_with(settings: Settings, command: impl AsyncFnOnce(Settings) -> Outcome) -> ExitCode {
     allocator::give_large_blocks_back();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

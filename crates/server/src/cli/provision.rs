@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use imagewell_core::provision::apply;
 
 use super::{Outcome, explained, plan};
+use crate::admin_password;
 use crate::config::Settings;
 use crate::serve::Service;
 
@@ -17,6 +18,10 @@ pub(super) async fn run(settings: Settings, file: &Path) -> Outcome {
     }
     if changes.is_empty() {
         println!("nothing to change");
+    }
+    let data_dir = &service.settings.service.data_dir;
+    if admin_password::remove_if_outdated(&service.app, data_dir).await.map_err(explained)? {
+        println!("removed {}: the admin has another password", admin_password::file(data_dir).display());
     }
     service.app.close().await;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
 use std::fs::{File, TryLockError};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,16 +8,19 @@ use imagewell_core::Error;
 use imagewell_core::durable::{make_folder, make_private};
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_STORAGE, Outcome, explained};
+use crate::admin_password;
 use crate::config::Settings;
-use crate::serve::{Ended, Service, start};
+use crate::serve::{Ended, Service, open_files_needed, start};
 use crate::telemetry;
 
 pub(super) async fn run(settings: Settings) -> Outcome {
     telemetry::init_logs(&settings);
     let _lock = lock(&settings)?;
+    allow_open_files(&settings);
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     if service.app.storage.is_bucket() {
         match service.app.storage.probe().await {
@@ -49,6 +53,21 @@ pub(super) fn lock(settings: &Settings) -> Result<File, Box<dyn std::error::Erro
     }
 }
 
+/// As many open files as the system lets us have: shells and some units allow fewer at first, for programs that use select(2).
+fn allow_open_files(settings: &Settings) {
+    let limit = getrlimit(Resource::Nofile);
+    // What can't be raised stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let (allowed, needed) = (limit.maximum.unwrap_or(u64::MAX), open_files_needed(settings));
+    if allowed < needed {
+        tracing::warn!(
+            allowed,
+            needed,
+            "connections may be refused before their limit for want of open files: raise `ulimit -n`"
+        );
+    }
+}
+
 /// The files are private by themselves, but who may write to the folder may exchange them.
 fn warn_of_others(folder: &Path) {
     let mode = folder.metadata().map_or(0, |folder| folder.permissions().mode()) & 0o777;
@@ -61,22 +80,28 @@ fn warn_of_others(folder: &Path) {
 /// Makes an org and an admin when there is nobody yet.
 async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>> {
     if !provision::is_empty(&service.app).await.map_err(explained)? {
+        admin_password::remove_if_outdated(&service.app, &service.settings.service.data_dir).await.map_err(explained)?;
         return Ok(());
     }
     let password = random_password()?;
+    let data_dir = &service.settings.service.data_dir;
+    // Before the account is there: a password that is in no file is lost with a terminal that nobody reads.
+    let file = admin_password::write(data_dir, &password)
+        .map_err(|error| format!("writing {}: {error}", admin_password::file(data_dir).display()))?;
     let admin = AccountPlan {
         kind: AccountKind::User,
-        org: "default".into(),
-        login: "admin".into(),
+        org: admin_password::ORG.into(),
+        login: admin_password::LOGIN.into(),
         email: None,
         secret: Secret::Plain(password.clone()),
         roles: vec!["site-admin".into()],
         token_ttl_seconds: None,
         disabled: false,
     };
-    let orgs = vec![Org { id: OrgId(1), name: "default".into() }];
+    let orgs = vec![Org { id: OrgId(1), name: admin_password::ORG.into() }];
     let plan = Plan { orgs, accounts: vec![admin], ..Plan::default() };
     if let Err(error) = provision::apply(&service.app, plan).await {
+        admin_password::remove(data_dir)?;
         // Several nodes may start for the first time at once; one of them makes the admin and tells the password.
         return match provision::is_empty(&service.app).await {
             Ok(false) => Ok(()),
@@ -84,7 +109,13 @@ async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>
         };
     }
     println!("First start: made the org `default` and the user `admin`.");
-    println!("Password (shown only now): {password}");
+    if std::io::stdout().is_terminal() {
+        println!("Password (shown only now): {password}");
+        println!("It also lies in {}: remove that file once you keep the password elsewhere.", file.display());
+    } else {
+        // What is printed here may be kept in a journal, which others read.
+        println!("The password lies in {}: remove that file once you keep the password elsewhere.", file.display());
+    }
     Ok(())
 }
 

@@ -17,7 +17,12 @@ pub(super) fn mode(dry_run: bool, confirm: bool) -> Mode {
 
 /// Sweeps once and prints each finding. Exits with 1 where orphans were left alone because they are suspiciously many.
 pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
-    let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
+    let program = std::env::current_exe()?;
+    let service = match mode {
+        Mode::DryRun => Service::look(settings, program).await,
+        Mode::Remove | Mode::RemoveConfirmed => Service::open(settings, program).await,
+    };
+    let service = service.map_err(explained)?;
     let verb = if mode == Mode::DryRun { "would remove" } else { "removed" };
     let mut stopped = false;
     let summary = sweep::run(&service.app, mode, |finding| match finding {

@@ -42,16 +42,23 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
 }
 
+impl Sources {
+    /// The file that is read, if there is one.
+    #[must_use]
+    pub fn found_file(&self) -> Option<PathBuf> {
+        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
+        self.file.clone().or_else(default)
+    }
+}
+
 /// Reads all sources.
 ///
 /// # Errors
 /// Every fault of every source.
 pub fn load(sources: &Sources) -> Result<Settings, Faults> {
     let mut loading = Loading { settings: Settings::default(), faults: Vec::new() };
-    match &sources.file {
-        Some(file) => loading.file(file),
-        None if Path::new(DEFAULT_FILE).exists() => loading.file(Path::new(DEFAULT_FILE)),
-        None => {}
+    if let Some(file) = sources.found_file() {
+        loading.file(&file);
     }
     loading.environment(&sources.environment);
     for (key, value) in &sources.flags {

@@ -9,7 +9,7 @@ pub fn reference() -> String {
         "# Settings\n\n\
          <!-- Made from crates/server/src/config/settings.rs. UPDATE_DOCS=1 cargo test -p imagewell docs:: writes it anew. -->\n\n\
          Settings come from `imagewell.toml` in the working folder (or `--config FILE`), from the environment, and from flags \
-         (`--set KEY=VALUE`, `--listen`, `--data-dir`); the later outweigh the earlier. `imagewell check` reports every fault at \
+         (`--set KEY=VALUE`, `--listen`, `--data-dir`); the later outweigh the earlier. `imagewell doctor` reports every fault at \
          once, unknown names included. Any variable may end in `_FILE` and name a file that holds the value. Lists are \
          separated by commas, in the file they may be arrays.\n",
     );

@@ -9,7 +9,7 @@ use crate::process::{PLAN, Process, TWO_DAYS, accounts_on_disk, age, imagewell, 
 #[test]
 fn help_names_every_command_and_misuse_exits_with_2() {
     let help = Command::new(program()).arg("--help").output().expect("runs");
-    for command in ["serve", "demo", "provision", "check", "sweep", "adopt", "keys", "Exit codes"] {
+    for command in ["serve", "demo", "provision", "doctor", "check", "sweep", "adopt", "keys", "Exit codes"] {
         assert!(text(&help).contains(command), "{command}");
     }
     assert!(!text(&help).contains("render-worker"));
@@ -19,32 +19,60 @@ fn help_names_every_command_and_misuse_exits_with_2() {
 }
 
 #[tokio::test]
-async fn the_first_start_makes_an_admin_and_prints_the_password_once() {
+async fn the_first_start_makes_an_admin_whose_password_stands_in_a_private_file_alone() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let mut first = imagewell(&data, &["serve", "--listen", &free.to_string()]);
-    let mut child = first.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
-    let printed = read_until(&mut child, "only now): ");
-    let password = printed.split("only now): ").nth(1).expect("password").trim().to_owned();
-    let url = format!("http://{free}");
-    for _ in 0..100 {
-        if std::net::TcpStream::connect(free).is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert_eq!(Actor::at(&url).log_in("admin", &password).await.status.as_u16(), 200);
+    let mut process = Process::start_and_keep_output(imagewell(&data, &["serve"]));
+    let file = data.join("first-admin-password");
+    let password = std::fs::read_to_string(&file).expect("written").trim_end().to_owned();
+    let permissions = |path: &std::path::Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("is there").permissions()) & 0o777
+    };
+    assert_eq!((permissions(&data), permissions(&file)), (0o700, 0o600), "nobody else can look into it");
+    assert_eq!(Actor::at(&process.url).log_in("admin", &password).await.status.as_u16(), 200);
+    process.child.kill().expect("kills");
+    let printed = process.output();
+    assert!(printed.contains(&*file.to_string_lossy()), "{printed}");
+    assert!(!printed.contains(&password) && !process.log().contains(&password), "a journal keeps what is printed");
+
+    let mut second = Process::start_and_keep_output(imagewell(&data, &["serve"]));
+    assert!(file.exists(), "the password is still good");
+    second.child.kill().expect("kills");
+    assert_eq!(second.output(), "", "it is said once");
+    let plan = folder.path().join("plan.toml");
+    std::fs::write(&plan, "[[users]]\norg = 'default'\nlogin = 'admin'\nroles = ['site-admin']\npassword = 'another one'\n")
+        .expect("writes");
+    let changed = text(&run(&data, &["provision", &plan.to_string_lossy()]));
+    assert!(changed.contains("first-admin-password") && !file.exists(), "{changed}");
+}
+
+/// Another node may have changed the password, and whoever starts a terminal wants to read it there.
+#[tokio::test]
+async fn a_terminal_is_told_the_password_and_a_file_that_is_no_longer_good_goes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let served = imagewell(&data, &["serve"]);
+    let mut command = Command::new("script");
+    command.args(["-qefc", &format!("timeout 20 {} serve", served.get_program().to_string_lossy()), "/dev/null"]);
+    command.envs(served.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(folder.path());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("script(1) runs");
+    let printed = read_until(&mut child, "also lies in");
     child.kill().expect("kills");
     child.wait().expect("ends");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&data).expect("folder").permissions());
-    assert_eq!(mode & 0o777, 0o700, "nobody else can look into the folder");
+    let file = data.join("first-admin-password");
+    let password = std::fs::read_to_string(&file).expect("written").trim_end().to_owned();
+    assert!(printed.contains(&password), "{printed}");
 
-    let mut second = imagewell(&data, &["serve"]);
-    let child = second.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("runs").success());
-    assert_eq!(text(&child.wait_with_output().expect("ends")), "", "it is printed once");
+    for _ in 0..200 {
+        // What `script` started notices a little later that its terminal is gone.
+        if std::fs::File::open(data.join("imagewell.lock")).expect("is there").try_lock().is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    std::fs::write(&file, "one from before\n").expect("writes");
+    let process = Process::serve(&data);
+    assert!(!file.exists(), "{}", process.log());
 }
 
 #[tokio::test]
@@ -123,6 +151,7 @@ fn a_faulty_plan_changes_nothing_and_says_why() {
 fn check_reports_all_faults_at_once() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
+    provision(&data);
     let good = run(&data, &["check", "--blobs"]);
     assert!(good.status.success(), "{}", text(&good));
     for line in ["ok     database", "ok     store", "ok     blobs: 0 images"] {
@@ -130,12 +159,14 @@ fn check_reports_all_faults_at_once() {
     }
     let faulty = run(&data, &["check", "--set", "images.pixels_max=many", "--set", "nothing=1", "--listen", "x"]);
     assert_eq!(faulty.status.code(), Some(78));
-    assert_eq!(text(&faulty).lines().count(), 4, "{}", text(&faulty));
+    assert_eq!(text(&faulty).matches("FAULT  settings").count(), 3, "{}", text(&faulty));
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, b"x").expect("writes");
     let unusable = run(&blocked, &["check", "--set", "tls.certificate_file=a.pem", "--set", "tls.private_key_file=b.pem"]);
     assert_eq!(unusable.status.code(), Some(1));
-    assert!(text(&unusable).contains("FAULT  tls") && text(&unusable).contains("FAULT  data"), "{}", text(&unusable));
+    for line in ["FAULT  tls", "FAULT  files", "FAULT  database"] {
+        assert!(text(&unusable).contains(line), "{}", text(&unusable));
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod clock;
 mod connections;
 mod delivery;
 mod docs;
+mod doctor;
 mod drawings;
 mod dropbox;
 mod durability;

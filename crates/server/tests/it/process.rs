@@ -149,7 +149,18 @@ impl Process {
 
     /// Starts and waits until it listens.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        command.stdout(Stdio::null());
+        Self::started(command)
+    }
+
+    /// As [`Process::start`], with standard output to be read by [`Process::output`].
+    pub fn start_and_keep_output(mut command: Command) -> Self {
+        command.stdout(Stdio::piped());
+        Self::started(command)
+    }
+
+    fn started(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
         let mut lines = BufReader::new(child.stderr.take().expect("pipe"));
         let log = Arc::new(Mutex::new(String::new()));
         let url = loop {
@@ -171,6 +182,13 @@ impl Process {
             }
         });
         Self { child, url, log }
+    }
+
+    /// All of standard output, once it has ended.
+    pub fn output(&mut self) -> String {
+        let mut text = String::new();
+        self.child.stdout.take().expect("pipe").read_to_string(&mut text).expect("reads");
+        text
     }
 
     pub fn log(&self) -> String {
