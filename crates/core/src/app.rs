@@ -27,7 +27,7 @@ use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
 use crate::storage::{self, Reserve, Storage};
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, following, identity, sweep};
+use crate::{Error, following, identity, scrub, sweep};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -83,6 +83,8 @@ pub struct Options {
     pub sweep: sweep::Options,
     /// How far clocks are believed.
     pub clock: ClockLimits,
+    /// How stored bytes are read back in the background.
+    pub scrub: scrub::Options,
     /// Whether to make what is missing.
     pub opening: Opening,
 }

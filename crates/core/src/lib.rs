@@ -38,6 +38,7 @@ mod places;
 pub mod presets;
 pub mod provision;
 mod rendering;
+pub mod scrub;
 pub mod spool;
 pub mod storage;
 pub mod sweep;

@@ -13,7 +13,7 @@ use imagewell_core::app::{Opening, Options};
 use imagewell_core::passwords::HashLimits;
 use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
-use imagewell_core::{App, ClockLimits, DatabasePlace, Error, Patience, sweep};
+use imagewell_core::{App, ClockLimits, DatabasePlace, Error, Patience, scrub, sweep};
 use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -167,6 +167,11 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
         clock: ClockLimits {
             jump_max: Duration::from_secs(settings.sweep.clock_jump_seconds_max),
             offset_max: Duration::from_secs(settings.sweep.clock_offset_seconds_max),
+        },
+        scrub: scrub::Options {
+            folder_bytes_per_second_max: settings.scrub.bytes_per_second_max,
+            bucket_bytes_per_second_max: settings.scrub.bucket_bytes_per_second_max,
+            interval: Duration::from_secs(settings.scrub.interval_seconds),
         },
         opening: Opening::Making,
     }

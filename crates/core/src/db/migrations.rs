@@ -11,7 +11,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
-const HISTORY: [(i64, &str, &str); 11] = [
+const HISTORY: [(i64, &str, &str); 12] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
     (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
@@ -23,6 +23,7 @@ const HISTORY: [(i64, &str, &str); 11] = [
     (9, "identity", include_str!("../../migrations/0009_identity.sql")),
     (10, "looks again", include_str!("../../migrations/0010_looks_again.sql")),
     (11, "generations of orgs", include_str!("../../migrations/0011_generations_of_orgs.sql")),
+    (12, "scrub", include_str!("../../migrations/0012_scrub.sql")),
 ];
 
 /// All of it, in order.

@@ -26,6 +26,7 @@ mod plans;
 mod postgres;
 pub(crate) mod presets;
 pub(crate) mod query;
+pub(crate) mod scrub;
 pub(crate) mod sessions;
 mod sqlite;
 #[cfg(test)]
@@ -371,7 +372,7 @@ fn failed(error: &sqlx::Error, doing: &str) -> Error {
 
 /// Every statement by its module.
 #[cfg(test)]
-fn all_statements() -> [(&'static str, &'static [query::Sql]); 16] {
+fn all_statements() -> [(&'static str, &'static [query::Sql]); 17] {
     [
         ("accounts", accounts::ALL),
         ("avatars", avatars::ALL),
@@ -386,6 +387,7 @@ fn all_statements() -> [(&'static str, &'static [query::Sql]); 16] {
         ("moves", moves::ALL),
         ("namespaces", namespaces::ALL),
         ("presets", presets::ALL),
+        ("scrub", scrub::ALL),
         ("sessions", sessions::ALL),
         ("tickets", tickets::ALL),
         ("variants", variants::ALL),

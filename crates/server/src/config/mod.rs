@@ -231,6 +231,7 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
     fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
     fault(settings.database.connections_max.get() < 5, "database.connections_max: at least 5");
+    fault(settings.scrub.interval_seconds == 0, "scrub.interval_seconds: at least 1");
     fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
     // Below what an upload takes, sweeping would remove bytes whose row is on its way.
     fault(settings.sweep.grace_seconds < 3600, "sweep.grace_seconds: at least 3600");

@@ -355,6 +355,16 @@ settings! {
         clock_offset_seconds_max: u64 = "60";
     }
 
+    /// Reading stored bytes back in the background, so that what a disk has lost is found while a backup still has it.
+    scrub: ScrubSettings {
+        /// Bytes per second that are read of a folder and compared with their digests. 0 switches it off. The default is 90 GB a day.
+        bytes_per_second_max: u64 = "1048576";
+        /// As that, of a bucket. It is off because buckets verify their objects themselves, and most charge for each request.
+        bucket_bytes_per_second_max: u64 = "0";
+        /// Seconds between the beginnings of two passes over all bytes. A pass that takes longer is followed by the next one at once.
+        interval_seconds: u64 = "604800";
+    }
+
     /// Serving images.
     delivery: DeliverySettings {
         /// Seconds for which a browser may show a private image without asking again. 0 asks every time, which costs a 304.

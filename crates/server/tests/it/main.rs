@@ -32,6 +32,7 @@ mod protocol;
 mod reading;
 mod records;
 mod rendering;
+mod scrubbing;
 mod sharing;
 mod site;
 mod sweeping;

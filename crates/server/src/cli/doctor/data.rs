@@ -6,7 +6,7 @@ use imagewell_core::diagnosis::{Diagnosis, SchemaState, diagnose};
 use imagewell_core::inventory::{self, Found};
 use imagewell_core::storage::{Reserve, Storage};
 use imagewell_core::verify::{self, Summary};
-use imagewell_core::{Error, provision};
+use imagewell_core::{Error, provision, scrub};
 use rustix::fs::{Access, access};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,8 @@ const CLOCK_WARNED_AT_US: u64 = 2_000_000;
 const CLOCK_FAULTY_AT_US: u64 = 60_000_000;
 /// Connections of PostgreSQL that only superusers get, by its default.
 const RESERVED_CONNECTIONS: u32 = 3;
+/// Days for which backups are commonly kept: damage should be found within that.
+const PASS_DAYS_MAX: u64 = 60;
 /// Keys of each kind that are printed.
 const KEYS_SHOWN: usize = 20;
 
@@ -55,6 +57,7 @@ pub(super) async fn examine(settings: Settings, examination: &Examination, repor
                 }
             }
             orgs(&service, report).await;
+            scrubbed(&service, report).await;
             if !examination.quick && !examination.without_inventory {
                 compared(&service, report).await;
             }
@@ -260,6 +263,40 @@ async fn compared(service: &Service, report: &mut Report) {
     }
     if gone.count + resized.count + orphans.count == 0 {
         report.ok("inventory", format!("{} rows and {} blobs fit each other", inventory.rows, inventory.blobs));
+    }
+}
+
+/// What reading in the background has found.
+async fn scrubbed(service: &Service, report: &mut Report) {
+    let found = match scrub::report(&service.app).await {
+        Ok(found) => found,
+        Err(error) => return report.fault("scrub", explained(error).to_string(), "see the finding on the database"),
+    };
+    if found.damaged_count > 0 {
+        let shown = found.damaged.iter().take(KEYS_SHOWN);
+        let lines: Vec<_> =
+            shown.map(|blob| format!("{} ({} since {})", blob.key, blob.damage, blob.found.to_rfc3339())).collect();
+        let text = format!("{} blobs are not what was stored:\n         {}", found.damaged_count, lines.join("\n         "));
+        report.fault("scrub", text, "restore these keys from a backup of the store, and look at the disk (smartctl, dmesg)");
+    }
+    if found.bytes_per_second_max == 0 {
+        return report.ok("scrub", "stored bytes are not read back in the background");
+    }
+    let (pace, progress) = (found.bytes_per_second_max, found.progress.as_ref());
+    let Some(last) = progress.and_then(|progress| progress.last) else {
+        let read = progress.map_or(0, |progress| progress.blobs);
+        return report.ok("scrub", format!("the first pass is under way: {read} blobs read"));
+    };
+    let days = last.bytes / pace / 86_400;
+    let text = format!("{} blobs were read back until {}: a pass takes {days} days", last.blobs, last.ended.to_rfc3339());
+    if days > PASS_DAYS_MAX {
+        report.warn(
+            "scrub",
+            text,
+            "raise scrub.bytes_per_second_max, so that damage is found while backups still have the bytes",
+        );
+    } else {
+        report.ok("scrub", format!("{} blobs were read back, the last one at {}", last.blobs, last.ended.to_rfc3339()));
     }
 }
 

@@ -28,8 +28,9 @@ pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<
 /// Workers that decode images lock themselves in, and try to get out again.
 async fn sandbox(settings: &Settings, report: &mut Report) -> Result<(), std::io::Error> {
     let remedy = "take a kernel with landlock (5.13 or newer, with `lsm=landlock,…`) and seccomp, and a container profile that lets them through";
-    match Workers::new(std::env::current_exe()?, worker_limits(settings)).sandbox().await {
-        Ok(sandbox) if sandbox.holds => report.ok("sandbox", sandbox.description),
+    let workers = Workers::new(std::env::current_exe()?, worker_limits(settings));
+    match workers.sandbox().await {
+        Ok(sandbox) if sandbox.holds => report.ok("sandbox", sandbox.description.clone()),
         Ok(sandbox) => {
             let grade = if settings.workers.allow_without_sandbox { Grade::Warning } else { Grade::Fault };
             let text = format!("workers that decode images are not fully locked in: {}", sandbox.description);
