@@ -329,6 +329,17 @@ class Unit(unittest.TestCase):
             judged = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=20", path], capture_output=True, text=True)
             self.assertEqual(judged.returncode, 0, judged.stdout[-500:] + judged.stderr)
 
+    def test_systemd_understands_the_nightly_backup(self):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = []
+            for name in ("imagewell-backup.service", "imagewell-backup.timer"):
+                paths.append(os.path.join(folder, name))
+                with open(paths[-1], "w") as file:
+                    file.write(shipped(name).replace("/usr/local/bin/imagewell", program))
+            verified = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True)
+            ours = [line for line in verified.stderr.splitlines() if "imagewell" in line]
+            self.assertEqual((verified.returncode, ours), (0, []), verified.stderr)
+
     def test_it_ends_without_breaking_off_and_comes_back(self):
         unit = self.directives()
         for name, value in (("KillMode", "mixed"), ("Restart", "always"), ("StartLimitIntervalSec", "0"), ("UMask", "0077"),

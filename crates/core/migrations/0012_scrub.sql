@@ -11,7 +11,7 @@ CREATE TABLE scrub (
     last_bytes BIGINT
 );
 
--- Blobs of rows that were found gone, changed or unreadable, and have not been found whole since.
+-- Blobs of rows that were found gone or changed, and have not been found whole since.
 CREATE TABLE damaged_blobs (
     blob_key TEXT PRIMARY KEY NOT NULL,
     damage TEXT NOT NULL,

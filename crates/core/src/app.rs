@@ -184,7 +184,10 @@ impl App {
             Opening::Making => Database::open(&options.database, Arc::clone(&halt)).await?,
             Opening::Looking => Database::look(&options.database).await?,
         };
-        following::check(&database).await?;
+        if let Err(refused) = following::check(&database).await {
+            database.close().await;
+            return Err(refused);
+        }
         let clock = Clock::open(&database, options.clock).await?;
         // Who only looks pairs nothing.
         let paired = looks || identity::settle_at_start(&database, &storage).await?;

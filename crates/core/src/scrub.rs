@@ -156,12 +156,11 @@ impl Reading<'_> {
             Condition::Whole => None,
             // Somebody may have deleted it for good meanwhile.
             _ if !db::images::blob_is_used(&self.app.database, key).await? => None,
-            Condition::Gone => Some(("gone", "")),
-            Condition::Changed => Some(("changed", "")),
-            Condition::Unreadable(detail) => Some(("unreadable", detail.as_str())),
+            Condition::Gone => Some("gone"),
+            Condition::Changed => Some("changed"),
         };
         match damage {
-            Some((damage, detail)) => self.alarm(key, damage, detail).await?,
+            Some(damage) => self.alarm(key, damage).await?,
             None if self.known.contains(key.as_str()) => self.forget(key.as_str()).await?,
             None => {}
         }
@@ -174,11 +173,10 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn alarm(&mut self, key: &BlobKey, damage: &'static str, detail: &str) -> Result<(), Error> {
+    async fn alarm(&mut self, key: &BlobKey, damage: &'static str) -> Result<(), Error> {
         tracing::error!(
             key = key.as_str(),
             damage,
-            detail,
             "ALARM: stored bytes are not what was stored: restore them from a backup, and look at the disk"
         );
         if damage == "changed" {

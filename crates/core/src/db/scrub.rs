@@ -64,7 +64,7 @@ pub struct Progress {
 pub struct Damaged {
     /// Its key.
     pub key: String,
-    /// `gone`, `changed` or `unreadable`.
+    /// `gone` or `changed`; what the disk can't read any more counts as changed.
     pub damage: String,
     /// When that was found first.
     pub found: Timestamp,

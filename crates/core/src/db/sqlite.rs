@@ -81,8 +81,15 @@ impl Sqlite {
         expect_file(file)?;
         let options = looking(file);
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
-        check_version(&mut connection).await?;
-        expect_current::<sqlx::Sqlite>(&mut connection, &doing).await?;
+        let judged = match check_version(&mut connection).await {
+            Ok(()) => expect_current::<sqlx::Sqlite>(&mut connection, &doing).await,
+            refused => refused,
+        };
+        if let Err(refused) = judged {
+            // Else the process may end before the files of the log are removed again.
+            let _ = connection.close().await;
+            return Err(refused);
+        }
         let reader = SqlitePoolOptions::new()
             .max_connections(readers_max)
             .connect_with(options)

@@ -25,9 +25,8 @@ async fn the_first_start_makes_an_admin_whose_password_stands_in_a_private_file_
     let mut process = Process::start_and_keep_output(imagewell(&data, &["serve"]));
     let file = data.join("first-admin-password");
     let password = std::fs::read_to_string(&file).expect("written").trim_end().to_owned();
-    let permissions = |path: &std::path::Path| {
-        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("is there").permissions()) & 0o777
-    };
+    let permissions =
+        |path: &Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("is there").permissions()) & 0o777;
     assert_eq!((permissions(&data), permissions(&file)), (0o700, 0o600), "nobody else can look into it");
     assert_eq!(Actor::at(&process.url).log_in("admin", &password).await.status.as_u16(), 200);
     process.child.kill().expect("kills");

@@ -197,7 +197,7 @@ async fn each_mistake_is_found_with_its_grade() {
     };
     for (settings, part, area, grade) in [
         (&[("server.trusted_proxies", "0.0.0.0/0")][..], "trusts strangers", "settings", "fault"),
-        (&[("sweep.grace_seconds", "900")], "not longer than an upload", "settings", "fault"),
+        (&[("server.body_timeout_seconds", "86400")], "not longer than an upload", "settings", "fault"),
         (&[("listen", "0.0.0.0:0")], "without TLS", "settings", "warning"),
         (&[("server.trusted_proxies", "10.0.0.1")], "no public_url", "settings", "warning"),
         (&[("server.metrics_allow", "0.0.0.0/0")], "/metrics", "settings", "warning"),
@@ -277,4 +277,28 @@ fn a_database_server_that_may_lose_commits_is_named_and_nothing_is_made_in_it() 
     let looked = run(&data, &["doctor", "--json", "--digests"]);
     assert!(looked.status.success(), "{}", text(&looked));
     assert_eq!(graded(&findings(&looked), "opens and is up to date"), ("database", "ok"));
+}
+
+/// It is asked through proxies, so everybody can send something to it.
+#[tokio::test]
+async fn only_who_has_the_database_is_told_what_arrives() {
+    let (_folder, data) = deployment(0).await;
+    let process = Process::serve(&data);
+    let visitor = crate::app::Actor::at(&process.url);
+    let soon = imagewell_core::model::Timestamp::now().0 / 1_000_000 + 30;
+    let signature = "A".repeat(43);
+    for proof in [String::new(), format!("{soon}.{signature}"), format!("{soon}."), format!("9999999999.{signature}"), ".".into()]
+    {
+        let answer = crate::app::Answer::of(visitor.post("/v1/doctor").header("x-imagewell-doctor", &proof).body("x")).await;
+        assert_eq!(answer.status.as_u16(), 404, "{proof:?}: {}", answer.text());
+        assert!(!answer.text().contains("forwardedFor"), "{}", answer.text());
+    }
+    let asked = run(&data, &["doctor", "--quick", "--json", "--url", &process.url]);
+    let found = findings(&asked);
+    assert!(asked.status.success(), "{found:#?}");
+    assert_eq!(graded(&found, "no proxy is trusted"), ("proxy", "warning"));
+    // Another database has other keys.
+    let (_other_folder, other) = deployment(0).await;
+    let found = findings(&run(&other, &["doctor", "--quick", "--json", "--url", &process.url]));
+    assert_eq!(graded(&found, "is not this deployment"), ("proxy", "fault"));
 }

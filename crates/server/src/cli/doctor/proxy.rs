@@ -1,6 +1,5 @@
 //! What a proxy passes on, found out by sending a signed request through it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use imagewell_core::model::{KeyPurpose, Timestamp};
@@ -31,7 +30,7 @@ pub(super) async fn examine(service: &Service, url: &str, report: &mut Report) {
     };
     let before = report.count();
     hosts(&url, &answer, report);
-    addresses(&answer, report);
+    addresses(settings, &answer, report);
     clock(&answer, report);
     match ask(service, &url, largest).await {
         Ok(answer) if answer["bytes"] == largest => {}
@@ -131,15 +130,21 @@ fn hosts(url: &reqwest::Url, answer: &Value, report: &mut Report) {
     }
 }
 
-fn addresses(answer: &Value, report: &mut Report) {
-    let address = |name: &str| answer[name].as_str().and_then(|text| text.parse::<IpAddr>().ok());
-    let (counted, peer) = (address("address"), address("peer"));
+fn addresses(settings: &Settings, answer: &Value, report: &mut Report) {
+    let counted = answer["address"].as_str().unwrap_or_default();
     let forwarded = answer["forwardedFor"].as_str().unwrap_or_default();
-    if counted == NOBODY.parse().ok() {
+    let last = forwarded.rsplit(',').next().unwrap_or_default();
+    if counted == NOBODY {
         report.fault(
             AREA,
             "the service believes whatever X-Forwarded-For a client sends: limits per address hold nobody",
             "let the proxy replace it (nginx: proxy_set_header X-Forwarded-For $remote_addr), and name only proxies in server.trusted_proxies",
+        );
+    } else if settings.server.trusted_proxies.is_empty() {
+        report.warn(
+            AREA,
+            format!("no proxy is trusted: the service counts by who connects to it, here {counted}"),
+            format!("if {counted} is a proxy, name it in server.trusted_proxies; if it is this machine, all is well"),
         );
     } else if forwarded == NOBODY {
         report.fault(
@@ -147,21 +152,13 @@ fn addresses(answer: &Value, report: &mut Report) {
             "X-Forwarded-For is passed on as the client sends it: the service counts all clients as one, the proxy",
             "let the proxy replace it (nginx: proxy_set_header X-Forwarded-For $remote_addr)",
         );
-    } else if counted == peer && !forwarded.is_empty() && !is_last(forwarded, peer) {
+    } else if !last.contains(counted) {
         report.fault(
             AREA,
-            format!(
-                "{} is no trusted proxy: all clients behind it are counted as one",
-                peer.map(|peer| peer.to_string()).unwrap_or_default()
-            ),
+            format!("{counted} is no trusted proxy: all clients behind it are counted as one"),
             "name it in server.trusted_proxies",
         );
     }
-}
-
-/// Whether a proxy on this machine says of a client on this machine what the connection says too.
-fn is_last(forwarded: &str, peer: Option<IpAddr>) -> bool {
-    forwarded.rsplit(',').next().and_then(|text| text.trim().parse::<IpAddr>().ok()) == peer
 }
 
 fn clock(answer: &Value, report: &mut Report) {
