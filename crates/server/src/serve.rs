@@ -214,7 +214,7 @@ pub fn worker_limits(settings: &Settings) -> WorkerLimits {
 #[must_use]
 pub fn open_files_needed(settings: &Settings) -> u64 {
     let connections = 2 * settings.server.connections_max;
-    let work = settings.uploads.concurrent_max + 8 * settings.workers.concurrent_max;
+    let work = settings.uploads.open_max + 8 * settings.workers.concurrent_max;
     let database = 3 * settings.database.readers_max.get().max(settings.database.connections_max.get());
     (connections + work + 64) as u64 + u64::from(database)
 }
