@@ -59,7 +59,7 @@ impl Keys {
     /// # Errors
     /// [`Error::Internal`] when they can't be read.
     pub async fn look(database: Database) -> Result<Self, Error> {
-        let keys = Self { database, all: RwLock::default(), looked_up: Mutex::default() };
+        let keys = Self { database, all: RwLock::default(), looked_up: Mutex::default(), reading: Default::default() };
         keys.reload().await?;
         Ok(keys)
     }
