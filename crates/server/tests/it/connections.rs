@@ -124,7 +124,7 @@ async fn a_connection_that_leaves_the_end_of_answers_untaken_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_stream_is_served_whole_while_others_on_its_connection_are_reset() {
-    let reading = Reading::start(&[("server.response_bytes_per_second_min", "100000")]).await;
+    let reading = Reading::start(&[("server.response_bytes_per_second_min", "20000")]).await;
     let (mut client, _connection) = http2(reading.app.address, 65_535).await;
     let stuck: Vec<_> = (0..3).map(|_| tokio::spawn(untaken(reading.ask_on(&mut client, &reading.large)))).collect();
     let mut body = reading.ask_on(&mut client, &reading.large).await.expect("answers").into_body();
@@ -132,7 +132,7 @@ async fn a_slow_stream_is_served_whole_while_others_on_its_connection_are_reset(
     while let Some(data) = body.data().await {
         let taken = data.expect("goes on").len();
         read += taken;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
         let _ = body.flow_control().release_capacity(taken);
     }
     assert_eq!(read, LARGE_BYTES);
