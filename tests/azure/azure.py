@@ -119,7 +119,7 @@ if __name__ == "__main__":
                 "IMAGEWELL_STORAGE_URL": f"az://{CONTAINER}", "IMAGEWELL_STORAGE_ENDPOINT": emulator.endpoint,
                 "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": KEY,
                 "IMAGEWELL_STORAGE_PART_BYTES": "5242880", "IMAGEWELL_FILE_SERVICE_UPLOAD_BYTES_MAX": "20000000",
-                "IMAGEWELL_SWEEP_UNDO_SECONDS": "1", "IMAGEWELL_SWEEP_GRACE_SECONDS": "0",
+                "IMAGEWELL_SWEEP_UNDO_SECONDS": "1",
             })
             try:
                 outcome = unittest.main(argv=[sys.argv[0]], verbosity=2, exit=False)
