@@ -44,7 +44,7 @@ function start(command, settings = {}) {
 
 /** All files of the store. */
 function stored(blobs) {
-  return fs.existsSync(blobs) ? fs.readdirSync(blobs, { recursive: true }).filter((name) => name.includes(".")) : [];
+  return fs.existsSync(blobs) ? fs.readdirSync(blobs, { recursive: true }).filter((name) => name.includes(".") && name !== ".imagewell") : [];
 }
 
 module.exports = { start, stored, password, photographs: path.join(root, "testdata/photos"), root };
