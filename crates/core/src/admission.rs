@@ -171,7 +171,7 @@ impl State {
         (number, receiver)
     }
 
-    /// Whoever has been admitted is in no queue any more.
+    /// An admitted waiter is removed from its queue.
     fn leave(&mut self, number: u64) {
         for (_, queue) in &mut self.queues {
             queue.retain(|waiter| waiter.number != number);

@@ -209,7 +209,7 @@ impl Prover {
         Ok(found.pop())
     }
 
-    /// Whom this login leads to now, whoever may have proved it before.
+    /// The account that this login names now, whichever account proved it before.
     pub(super) async fn find_again(&self, kind: AccountKind, login: &str) -> Result<Option<Proved>, Error> {
         let found = self.find(kind, login).await?.filter(|account| !account.disabled);
         Ok(found.map(|account| Proved { account: account.id, secret: SecretVersion::of(&account) }))
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(prover.flights.lock().expect("lock").len(), 1);
         let elsewhere = attempt(&prover, &["wrong"; 14], 2).await;
         assert_eq!(prover.flights.lock().expect("lock").len(), 2, "another network is another's attempt");
-        // Whoever hangs up leaves the attempt to the others, and to the count.
+        // When a caller hangs up, the attempt goes on for the others and is counted.
         same[0].abort();
         drop(busy);
         for attempt in same.into_iter().skip(1).chain(elsewhere) {

@@ -123,7 +123,7 @@ pub async fn run(plan: Plan, report: impl Fn(Progress) + Send + Sync) -> Result<
 async fn open_source(plan: &Plan) -> Result<Database, Error> {
     let (source, schema) = Database::open_as_it_is(&plan.from_database, Arc::default())
         .await?
-        .ok_or_else(|| Error::invalid("there is no database of imagewell where database_url points: nothing is backed up"))?;
+        .ok_or_else(|| Error::invalid("database_url does not lead to a database of imagewell: nothing is backed up"))?;
     let ours = db::newest_schema();
     if schema != ours {
         return Err(Error::invalid(format!(

@@ -60,7 +60,7 @@ pub(super) async fn prune(
     Ok(pruned)
 }
 
-/// Why nothing old may go now. Whoever has lost images by mistake will want the snapshots from before.
+/// The reason why no old snapshot is pruned now. After images were lost by mistake, the snapshots from before are needed.
 async fn reason_to_stop(plan: &Plan, newest: &Summary, old: &[SnapshotFolder], kept: &[SnapshotFolder]) -> Option<String> {
     if old.is_empty() {
         return None;
