@@ -326,7 +326,7 @@ async fn a_backup_of_nothing_and_one_into_other_things_are_refused() {
     let (data, backup) = (folder.path().join("data"), folder.path().join("backup"));
     stay_on_disk(&data);
     let said = refused(&data, "backup", &backup, &[]);
-    assert!(said.contains("there is no database") && !data.exists() && !backup.exists(), "{said}");
+    assert!(said.contains("does not lead to a database of imagewell") && !data.exists() && !backup.exists(), "{said}");
     provision(&data);
     let said = refused(&data, "backup", folder.path(), &[]);
     assert!(said.contains("holds something else"), "{said}");
@@ -346,6 +346,6 @@ async fn a_backup_of_nothing_and_one_into_other_things_are_refused() {
     // A database of PostgreSQL that nobody has used is none either.
     let empty: Arc<Outgrown> = share(&[&folder.path().join("empty")]);
     let said = refused(&folder.path().join("empty"), "backup", &backup, &[]);
-    assert!(said.contains("there is no database"), "{said}");
+    assert!(said.contains("does not lead to a database of imagewell"), "{said}");
     drop(empty);
 }
