@@ -165,6 +165,7 @@ pub struct App {
     pub(crate) sweeping: AtomicBool,
     /// Why the latest sweep has left things alone.
     sweep_stopped: Mutex<Option<&'static str>>,
+    writes_refused: AtomicBool,
     /// Held while what has changed of rights is read again: an older reading never follows a newer one.
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -226,6 +227,7 @@ impl App {
             clock,
             sweeping: AtomicBool::new(false),
             sweep_stopped: Mutex::new(None),
+            writes_refused: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::default(),
             node,
         });
@@ -288,6 +290,12 @@ impl App {
         }
     }
 
+    pub(crate) fn note_writes_refused(&self, refused: bool) {
+        if self.writes_refused.swap(refused, Ordering::Relaxed) != refused || refused {
+            metrics::gauge!("imagewell_move_cut_off").set(if refused { 1.0 } else { 0.0 });
+        }
+    }
+
     pub(crate) fn note_sweep_stopped(&self, why: Option<&'static str>) {
         *self.sweep_stopped.lock().unwrap_or_else(PoisonError::into_inner) = why;
         metrics::gauge!("imagewell_sweep_stopped").set(if why.is_some() { 1.0 } else { 0.0 });
@@ -299,6 +307,13 @@ impl App {
         let mut notices = Vec::new();
         if let Some(why) = *self.sweep_stopped.lock().unwrap_or_else(PoisonError::into_inner) {
             notices.push(format!("sweeping is stopped: {why}; the log says more"));
+        }
+        if self.writes_refused.load(Ordering::Relaxed) {
+            notices.push(
+                "writes may be refused: a move was cut off in its last seconds. Give its `imagewell migrate` again, or \
+                 `imagewell migrate --cancel`"
+                    .into(),
+            );
         }
         if self.clock.check_offset().is_err() {
             notices.push("nothing is removed: this node's clock differs from the database's".into());

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
+use crate::db::Database;
 use crate::db::copying::{self, Snapshot, Table};
 use crate::db::images::BlobToCopy;
-use crate::db::{Database, Refusal};
+use crate::db::moves::{self, Claim};
 use crate::spool::Spool;
 use crate::storage::Storage;
 use crate::verify::{self, Condition};
@@ -116,13 +117,14 @@ fn found(outcome: Result<(), Error>) -> Result<Read, Error> {
     }
 }
 
-/// All rows of these tables as they were at one moment. `report` is told each table's name and how many rows of it are copied.
+/// All rows of these tables as they were at one moment, as long as the claim to the target, if there is one, is good. `report` is told each table's name and how many rows of it are copied.
 ///
 /// # Errors
 /// When the source can't be read, or the target not be written.
 pub(crate) async fn rows(
     snapshot: &mut Snapshot,
     target: &Database,
+    claim: Option<&Claim>,
     tables: impl Iterator<Item = &'static Table>,
     report: impl Fn(&'static str, u64),
 ) -> Result<(), Error> {
@@ -133,11 +135,9 @@ pub(crate) async fn rows(
             let Some(last) = page.last() else { break };
             after = Some(last.clone());
             count += page.len() as u64;
-            let write = target.write_past_gate(
-                None,
-                move |connection| Box::pin(async move { copying::upsert(connection, table, &page).await }),
-                Refusal::Expected,
-            );
+            let write = moves::write(target, claim, move |connection| {
+                Box::pin(async move { copying::upsert(connection, table, &page).await })
+            });
             write.await?;
             report(table.name, count);
         }

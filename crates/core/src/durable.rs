@@ -1,7 +1,7 @@
 //! Files and folders that survive a power cut: what these functions have made is there afterwards, whole, under its name.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, IoSliceMut, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -50,6 +50,31 @@ pub fn make_private(file: &Path, make: bool) -> io::Result<()> {
 /// Makes a file, or empties the one that is there, for its owner alone. It is durable once it is synced.
 pub(crate) fn create_private(file: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(file)
+}
+
+/// Whether both names lead to one and the same file, as far as they lead anywhere.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let whole = |file: &Path| std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    whole(one) == whole(other)
+}
+
+/// A lock on a file, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LockedFile(#[expect(dead_code, reason = "held until dropped")] File);
+
+/// Locks a file for as long as what is returned is held, and makes it where it is missing; none when another process has locked it. The
+/// file stays afterwards: whoever removed it could let two others lock two files of that name.
+///
+/// # Errors
+/// When it can't be made or locked.
+pub(crate) fn lock_file(path: &Path) -> io::Result<Option<LockedFile>> {
+    make_private(path, true)?;
+    let file = File::open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(LockedFile(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Syncs a folder and those above it: whichever were just made must survive too.

@@ -80,6 +80,7 @@ pub(crate) async fn run(app: Arc<App>) {
         if let Ok(found) = moves::find(&app.database, Side::Source).await {
             state = found;
         }
+        app.note_writes_refused(is_cut_off(state.as_ref(), Timestamp::now()));
         gate = next(&app, gate, state.as_ref()).await;
         let waits = matches!(gate, Gate::Shut(_));
         if waits && state.as_ref().is_some_and(|state| state.stage == Stage::Moved) {
@@ -101,10 +102,15 @@ pub(crate) async fn run(app: Arc<App>) {
     }
 }
 
+/// Whether a move has ended without an end while writes waited: what it has made refuse them is still there.
+fn is_cut_off(state: Option<&MoveState>, now: Timestamp) -> bool {
+    state.is_some_and(|state| matches!(state.stage, Stage::Waiting | Stage::HandingOver) && now >= state.waits_until)
+}
+
 async fn next(app: &Arc<App>, gate: Gate, state: Option<&MoveState>) -> Gate {
     let shut = state.is_some_and(|state| match state.stage {
         // While it is copied, now and then.
-        Stage::Waiting | Stage::Copying => Timestamp::now() < state.waits_until,
+        Stage::Waiting | Stage::HandingOver | Stage::Copying => Timestamp::now() < state.waits_until,
         Stage::Moved => true,
         Stage::Live => false,
     });
@@ -184,6 +190,14 @@ async fn go_on_elsewhere(app: &Arc<App>) -> bool {
     tracing::info!(
         "the data has moved, and this process goes on with it: database_url and storage_url must name it before the next start"
     );
+    let node = app.node.clone();
+    let follows = old.write_past_gate(
+        None,
+        move |connection| Box::pin(async move { moves::follows(connection, &node).await }),
+        Refusal::Expected,
+    );
+    // `imagewell migrate` waits for that word, and goes without it.
+    let _ = tokio::time::timeout(SAID_EVERY, follows).await;
     tokio::spawn(async move {
         tokio::time::sleep(OLD_CLOSED_AFTER).await;
         old.close().await;

@@ -43,26 +43,37 @@ pub fn write(settings: &Settings, data_dir: &Path) -> std::io::Result<()> {
         storage.part_bytes,
     );
     let path = file(data_dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(data_dir)?;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// Removes the file of a move that is given up; one that isn't there is no error.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn remove(data_dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(file(data_dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The settings with those of the file in their place; none where it can't be read.
+#[must_use]
+pub fn read(settings: &Settings) -> Option<Settings> {
+    let (mut moved, file) = (settings.clone(), file(&settings.service.data_dir));
+    if let Err(faults) = moved.read_file(&file) {
+        tracing::warn!(%faults, file = %file.display(), "where the data has moved to can't be read");
+        return None;
+    }
+    Some(moved)
 }
 
 /// Reads the file when it is asked.
 #[must_use]
 pub fn whither(settings: &Settings) -> Whither {
     let settings = settings.clone();
-    Whither::new(move || {
-        let mut moved = settings.clone();
-        let file = file(&settings.service.data_dir);
-        if let Err(faults) = moved.read_file(&file) {
-            tracing::warn!(%faults, file = %file.display(), "where the data has moved to can't be read");
-            return None;
-        }
-        Some((database_place(&moved), storage_place(&moved)))
-    })
+    Whither::new(move || read(&settings).map(|moved| (database_place(&moved), storage_place(&moved))))
 }

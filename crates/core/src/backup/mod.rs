@@ -210,7 +210,7 @@ impl Making {
     /// All rows as they are at one moment.
     async fn rows(&mut self, report: &impl Fn(Progress)) -> Result<(), Error> {
         let mut then = Snapshot::of(&self.source).await?;
-        copy::rows(&mut then, &self.database, tables(), |table, rows| report(Progress::Rows(table, rows))).await?;
+        copy::rows(&mut then, &self.database, None, tables(), |table, rows| report(Progress::Rows(table, rows))).await?;
         let mut copied = Snapshot::of(&self.database).await?;
         copy::count(&mut then, &mut copied, tables()).await?;
         copied.end().await?;

@@ -142,7 +142,7 @@ pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync)
     to.probe().await?;
     mark(&target, &opened.id()).await?;
     let mut then = Snapshot::of(&opened.rows).await?;
-    copy::rows(&mut then, &target, tables(), |table, rows| report(Progress::Rows(table, rows))).await?;
+    copy::rows(&mut then, &target, None, tables(), |table, rows| report(Progress::Rows(table, rows))).await?;
     let mut there = Snapshot::of(&target).await?;
     let rows = copy::count(&mut then, &mut there, tables()).await?;
     there.end().await?;

@@ -11,7 +11,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
-const HISTORY: [(i64, &str, &str); 12] = [
+const HISTORY: [(i64, &str, &str); 13] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
     (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
@@ -24,6 +24,7 @@ const HISTORY: [(i64, &str, &str); 12] = [
     (10, "looks again", include_str!("../../migrations/0010_looks_again.sql")),
     (11, "generations of orgs", include_str!("../../migrations/0011_generations_of_orgs.sql")),
     (12, "scrub", include_str!("../../migrations/0012_scrub.sql")),
+    (13, "fences", include_str!("../../migrations/0013_fences.sql")),
 ];
 
 /// All of it, in order.

@@ -19,6 +19,7 @@ pub(crate) mod leases;
 pub(crate) mod listening;
 pub(crate) mod looks;
 mod migrations;
+pub(crate) mod move_lock;
 pub(crate) mod moves;
 pub(crate) mod namespaces;
 #[cfg(test)]
@@ -54,6 +55,7 @@ use self::sqlite::Sqlite;
 pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
+use crate::durable::is_same_file;
 use crate::halt::Halt;
 use crate::model::Timestamp;
 
@@ -76,6 +78,17 @@ pub enum Place {
         /// How long what may take.
         patience: Patience,
     },
+}
+
+impl Place {
+    /// Whether both are one and the same database, as far as their addresses say so.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { file: one, .. }, Self::File { file: other, .. }) => is_same_file(one, other),
+            (Self::Server { url: one, .. }, Self::Server { url: other, .. }) => one == other,
+            _ => false,
+        }
+    }
 }
 
 /// Without the password.

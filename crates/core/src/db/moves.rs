@@ -1,7 +1,9 @@
 //! What is noted of a move to another database and store, and who serves meanwhile.
 
+use futures_util::future::BoxFuture;
+
 use super::query::{query, statements};
-use super::{Connection, Database};
+use super::{Connection, Database, Refusal};
 use crate::Error;
 use crate::model::Timestamp;
 
@@ -10,8 +12,18 @@ statements! {
     PUT = "INSERT INTO moves (side, id, state, position, waits_until_us) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (side) \
         DO UPDATE SET id = excluded.id, state = excluded.state, position = excluded.position, waits_until_us = excluded.waits_until_us";
     DELETE = "DELETE FROM moves WHERE side = $1";
+    /// A target that another move has left behind is taken over where it was never used.
+    CLAIM = "INSERT INTO moves (side, id, state, waits_until_us, fence) VALUES ($1, $2, 'copying', 0, 1) ON CONFLICT (side) DO UPDATE SET \
+        position = CASE WHEN moves.id = excluded.id THEN moves.position END, id = excluded.id, fence = moves.fence + 1 \
+        WHERE moves.id = excluded.id OR (moves.side = 'target' AND moves.state = 'copying' AND moves.id NOT LIKE 'restore %') \
+        RETURNING id, state, position, waits_until_us, fence";
+    HOLD = "UPDATE moves SET fence = fence WHERE side = $1 AND id = $2 AND fence = $3";
+    ADVANCE = "UPDATE moves SET state = $4, position = $5, waits_until_us = $6 \
+        WHERE side = $1 AND id = $2 AND fence = $3 AND (state NOT IN ('moved', 'live') OR state = $4)";
     SEEN = "INSERT INTO nodes (id, seen_us, waits) VALUES ($1, $2, $3) ON CONFLICT (id) \
         DO UPDATE SET seen_us = excluded.seen_us, waits = excluded.waits";
+    FOLLOWS = "UPDATE nodes SET follows = TRUE WHERE id = $1";
+    FOLLOWING = "SELECT COUNT(*) FROM nodes WHERE follows";
     GONE = "DELETE FROM nodes WHERE id = $1";
     NODES = "SELECT id, waits FROM nodes WHERE seen_us > $1";
     DELETE_UNSEEN = "DELETE FROM nodes WHERE seen_us <= $1";
@@ -38,8 +50,10 @@ impl Side {
 pub(crate) enum Stage {
     /// The source serves as ever, but for nodes holding back all writes until the given moment, if it is to come.
     Copying,
-    /// As that, and the source may be refusing changes.
+    /// As that, and the source may be refusing changes. The target is not in use yet.
     Waiting,
+    /// As that, and only the target knows whether it is in use.
+    HandingOver,
     /// The source is not to be used any more.
     Moved,
     /// The target may be used.
@@ -47,12 +61,13 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 4] = [Self::Copying, Self::Waiting, Self::Moved, Self::Live];
+    const ALL: [Self; 5] = [Self::Copying, Self::Waiting, Self::HandingOver, Self::Moved, Self::Live];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Copying => "copying",
             Self::Waiting => "waiting",
+            Self::HandingOver => "handing over",
             Self::Moved => "moved",
             Self::Live => "live",
         }
@@ -71,10 +86,74 @@ pub(crate) struct MoveState {
 
 pub(crate) async fn find(database: &Database, side: Side) -> Result<Option<MoveState>, Error> {
     let row: Option<(String, String, Option<String>, i64)> = query(FIND).bind(side.as_str()).fetch_optional(database).await?;
-    let Some((id, stage, position, until)) = row else { return Ok(None) };
+    row.map(|(id, stage, position, until)| state_of(id, &stage, position, until)).transpose()
+}
+
+fn state_of(id: String, stage: &str, position: Option<String>, until: i64) -> Result<MoveState, Error> {
     let stage = Stage::ALL.into_iter().find(|known| known.as_str() == stage);
     let stage = stage.ok_or_else(|| Error::Internal { detail: "a move is in a state that this version doesn't know".into() })?;
-    Ok(Some(MoveState { id, stage, position, waits_until: Timestamp(until) }))
+    Ok(MoveState { id, stage, position, waits_until: Timestamp(until) })
+}
+
+/// The right to write one side of a move. It ends when another process claims that side: each claim has the next fencing number, and
+/// whatever is written by an older one fails as a whole. So a process that was paused, or has lost its lock, changes nothing any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    side: Side,
+    id: String,
+    fence: i64,
+}
+
+impl Claim {
+    /// Takes one side over from whoever had it, and returns what is noted there. A move that isn't noted yet is begun.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when another move is noted there.
+    pub(crate) async fn take(database: &Database, side: Side, id: &str) -> Result<(Self, MoveState), Error> {
+        type Row = (String, String, Option<String>, i64, i64);
+        let wanted = id.to_owned();
+        let claim = database.write_past_gate(
+            None,
+            move |connection| {
+                Box::pin(async move { query(CLAIM).bind(side.as_str()).bind(wanted).fetch_optional::<Row>(connection).await })
+            },
+            Refusal::Expected,
+        );
+        let Some((id, stage, position, until, fence)) = claim.await? else {
+            return Err(Error::invalid("another move of this database has begun meanwhile"));
+        };
+        let state = state_of(id.clone(), &stage, position, until)?;
+        Ok((Self { side, id, fence }, state))
+    }
+
+    /// Lets a write go on only while this claim is good, and keeps others from claiming until that write is committed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when another process has taken over.
+    pub(crate) async fn hold(&self, connection: &mut Connection) -> Result<(), Error> {
+        let held = query(HOLD).bind(self.side.as_str()).bind(&self.id).bind(self.fence).execute(connection).await?;
+        self.held(held)
+    }
+
+    /// Notes how far the move is. What has moved, or is live, stays that.
+    ///
+    /// # Errors
+    /// As [`Claim::hold`].
+    pub(crate) async fn advance(&self, connection: &mut Connection, state: &MoveState) -> Result<(), Error> {
+        let MoveState { stage, position, waits_until, .. } = state;
+        let advance = query(ADVANCE).bind(self.side.as_str()).bind(&self.id).bind(self.fence);
+        self.held(advance.bind(stage.as_str()).bind(position).bind(waits_until.0).execute(connection).await?)
+    }
+
+    fn held(&self, rows: u64) -> Result<(), Error> {
+        if rows == 1 {
+            return Ok(());
+        }
+        let side = self.side.as_str();
+        Err(Error::invalid(format!(
+            "another `imagewell migrate` has taken this move over, finished or cancelled it: this one changes nothing more ({side})"
+        )))
+    }
 }
 
 pub(crate) async fn put(connection: &mut Connection, side: Side, state: &MoveState) -> Result<(), Error> {
@@ -90,6 +169,40 @@ pub(crate) async fn delete(connection: &mut Connection, side: Side) -> Result<()
 /// Notes that a node serves, and whether it holds back writes.
 pub(crate) async fn seen(connection: &mut Connection, node: &str, now: Timestamp, waits: bool) -> Result<(), Error> {
     query(SEEN).bind(node).bind(now.0).bind(waits).execute(connection).await.map(|_| ())
+}
+
+/// Writes past the gate as long as the claim is good. Without one there is no move that another process could be at.
+///
+/// # Errors
+/// As [`Claim::hold`], and what `work` returns.
+pub(crate) async fn write<F>(database: &Database, claim: Option<&Claim>, work: F) -> Result<(), Error>
+where
+    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<(), Error>> + Send + 'static,
+{
+    let claim = claim.cloned();
+    let written = database.write_past_gate(
+        None,
+        move |connection| {
+            Box::pin(async move {
+                if let Some(claim) = claim {
+                    claim.hold(connection).await?;
+                }
+                work(connection).await
+            })
+        },
+        Refusal::Expected,
+    );
+    written.await
+}
+
+/// Notes that a node has gone on with the target.
+pub(crate) async fn follows(connection: &mut Connection, node: &str) -> Result<(), Error> {
+    query(FOLLOWS).bind(node).execute(connection).await.map(|_| ())
+}
+
+/// How many nodes have gone on with the target.
+pub(crate) async fn following(database: &Database) -> Result<i64, Error> {
+    query(FOLLOWING).fetch_value(database).await
 }
 
 /// A node has ended, or serves from elsewhere.

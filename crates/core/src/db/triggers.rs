@@ -3,39 +3,40 @@
 use futures_util::future::BoxFuture;
 
 use super::copying::{TABLES, Table, run};
-use super::{Connection, Database, Link, Refusal};
+use super::moves::{Claim, write};
+use super::{Connection, Database, Link};
 use crate::Error;
 
 /// Begins to note what changes.
-pub(crate) async fn note_changes(database: &Database) -> Result<(), Error> {
-    write(database, |connection| Box::pin(make_log(connection))).await?;
-    for_each_table(database, |connection, table| Box::pin(note(connection, table))).await
+pub(crate) async fn note_changes(database: &Database, claim: Option<&Claim>) -> Result<(), Error> {
+    write(database, claim, |connection| Box::pin(make_log(connection))).await?;
+    for_each_table(database, claim, |connection, table| Box::pin(note(connection, table))).await
 }
 
 /// From now on every change is refused, whoever tries it.
-pub(crate) async fn refuse_changes(database: &Database) -> Result<(), Error> {
-    for_each_table(database, |connection, table| Box::pin(refuse(connection, table))).await
+pub(crate) async fn refuse_changes(database: &Database, claim: Option<&Claim>) -> Result<(), Error> {
+    for_each_table(database, claim, |connection, table| Box::pin(refuse(connection, table))).await
 }
 
 /// Lets changes happen again.
-pub(crate) async fn allow_changes(database: &Database) -> Result<(), Error> {
-    for_each_table(database, |connection, table| Box::pin(drop_trigger(connection, table, "refuse"))).await
+pub(crate) async fn allow_changes(database: &Database, claim: Option<&Claim>) -> Result<(), Error> {
+    for_each_table(database, claim, |connection, table| Box::pin(drop_trigger(connection, table, "refuse"))).await
 }
 
 /// As if nothing had been noted.
-pub(crate) async fn stop_noting(database: &Database) -> Result<(), Error> {
-    for_each_table(database, |connection, table| Box::pin(drop_trigger(connection, table, "note"))).await?;
-    write(database, |connection| Box::pin(run(connection, "DROP TABLE IF EXISTS move_log".into(), &[]))).await
+pub(crate) async fn stop_noting(database: &Database, claim: Option<&Claim>) -> Result<(), Error> {
+    for_each_table(database, claim, |connection, table| Box::pin(drop_trigger(connection, table, "note"))).await?;
+    write(database, claim, |connection| Box::pin(run(connection, "DROP TABLE IF EXISTS move_log".into(), &[]))).await
 }
 
 type Step = for<'c> fn(&'c mut Connection, &'static Table) -> BoxFuture<'c, Result<(), Error>>;
 
 /// Each in a transaction of its own where a table is locked for as long as that runs: who holds one lock only can't be what another one waits for
 /// while it waits itself, so that no request has to give way.
-async fn for_each_table(database: &Database, step: Step) -> Result<(), Error> {
+async fn for_each_table(database: &Database, claim: Option<&Claim>, step: Step) -> Result<(), Error> {
     let together = if database.is_shared() { 1 } else { TABLES.len() };
     for tables in TABLES.chunks(together) {
-        write(database, move |connection| Box::pin(step_through(connection, tables, step))).await?;
+        write(database, claim, move |connection| Box::pin(step_through(connection, tables, step))).await?;
     }
     Ok(())
 }
@@ -45,13 +46,6 @@ async fn step_through(connection: &mut Connection, tables: &'static [Table], ste
         step(connection, table).await?;
     }
     Ok(())
-}
-
-async fn write<F>(database: &Database, work: F) -> Result<(), Error>
-where
-    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<(), Error>> + Send + 'static,
-{
-    database.write_past_gate(None, work, Refusal::Expected).await
 }
 
 async fn make_log(connection: &mut Connection) -> Result<(), Error> {

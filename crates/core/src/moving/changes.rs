@@ -2,6 +2,7 @@
 //! service changes things as fast as they are copied, writes are made to wait now and then.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -9,10 +10,10 @@ use tokio::task::JoinHandle;
 
 use super::{Move, Progress};
 use crate::Error;
+use crate::db::Database;
 use crate::db::copying::{self, Snapshot, TABLES, Table};
-use crate::db::moves::{self, MoveState, Side};
+use crate::db::moves::{self, Claim, MoveState};
 use crate::db::query::Value;
-use crate::db::{Database, Refusal};
 use crate::model::Timestamp;
 
 /// A pass that takes no longer is the last one before all writes wait: those will have to wait for about as long as the next one takes.
@@ -86,7 +87,7 @@ impl Move {
             }
             if self.pace.in_vain > 0 && brake.is_none() {
                 (self.report)(Progress::Slowed);
-                *brake = Some(Brake::put_on(&self.source, &self.state));
+                *brake = Some(Brake::put_on(&self.source, &self.source_claim, &self.state));
             }
             let begun = Instant::now();
             let changes = self.pass().await?;
@@ -132,6 +133,8 @@ impl Move {
             self.blobs_in_all = self.summary.blobs + blobs.len() as u64;
             self.copy_blobs(blobs).await?;
         }
+        let (changed, removed) = (Arc::new(present), Arc::new(absent));
+        let (present, absent) = (Arc::clone(&changed), Arc::clone(&removed));
         self.write_target(move |connection| {
             Box::pin(async move {
                 for (table, keys) in absent.iter().rev() {
@@ -139,13 +142,18 @@ impl Move {
                         copying::delete(connection, table, key).await?;
                     }
                 }
-                for (table, rows) in &present {
+                for (table, rows) in present.iter() {
                     copying::upsert(connection, table, rows).await?;
                 }
                 Ok(())
             })
         })
         .await?;
+        for ((table, rows), (_, keys)) in changed.iter().zip(removed.iter()) {
+            let mut all: Vec<_> = rows.iter().map(|row| copying::key_of(table, row)).collect();
+            all.extend(keys.iter().cloned());
+            self.expect_same(table, all, rows.clone()).await?;
+        }
         let (count, numbers) = (changes.numbers.len(), changes.numbers);
         self.write_source(move |connection| Box::pin(async move { copying::forget_changes(connection, &numbers).await })).await?;
         (self.report)(Progress::Changes(count as u64));
@@ -167,15 +175,15 @@ struct Brake {
 }
 
 impl Brake {
-    fn put_on(source: &Database, state: &MoveState) -> Self {
+    fn put_on(source: &Database, claim: &Claim, state: &MoveState) -> Self {
         let (release, mut released) = oneshot::channel();
-        let (source, state) = (source.clone(), state.clone());
+        let (source, claim, state) = (source.clone(), claim.clone(), state.clone());
         let pulses = tokio::spawn(async move {
             loop {
-                say(&source, &state, Timestamp::now().plus(HELD)).await;
+                say(&source, &claim, &state, Timestamp::now().plus(HELD)).await;
                 let ends = tokio::time::timeout(HELD, &mut released).await.is_ok();
                 // Said too, because clocks differ.
-                say(&source, &state, Timestamp(0)).await;
+                say(&source, &claim, &state, Timestamp(0)).await;
                 if ends || tokio::time::timeout(LET_THROUGH, &mut released).await.is_ok() {
                     return;
                 }
@@ -193,13 +201,10 @@ impl Brake {
 }
 
 /// A pulse that isn't heard is made up for by the next one.
-async fn say(source: &Database, state: &MoveState, waits_until: Timestamp) {
-    let state = MoveState { waits_until, ..state.clone() };
-    let work = source.write_past_gate(
-        None,
-        move |connection| Box::pin(async move { moves::put(connection, Side::Source, &state).await }),
-        Refusal::Expected,
-    );
+async fn say(source: &Database, claim: &Claim, state: &MoveState, waits_until: Timestamp) {
+    let (state, held) = (MoveState { waits_until, ..state.clone() }, claim.clone());
+    let work =
+        moves::write(source, Some(claim), move |connection| Box::pin(async move { held.advance(connection, &state).await }));
     if let Err(error) = work.await {
         tracing::warn!(%error, "nodes could not be asked to hold back writes");
     }

@@ -2,21 +2,33 @@
 //!
 //! Triggers on the source note what changes. Rows are copied as they were at one moment, then the blobs that they point at, each of which is
 //! read back and compared with its digest; then what has changed meanwhile, until that is little, for which writes are slowed down where they
-//! must be. Then the nodes of the source are asked to hold back writes, the source refuses all changes, the rest is copied and counted, and
-//! the nodes go on with the target: a request that came in meanwhile has waited a little. Whatever is cut off goes on where it was when it is
-//! started again; until the end the source is the truth.
+//! must be. Then all rows are compared, the nodes of the source are asked to hold back writes, the source refuses all changes, the rest is
+//! copied and compared, and the nodes go on with the target: a request that came in meanwhile has waited a little. Whatever is cut off goes on
+//! where it was when it is started again; until the end the source is the truth.
+//!
+//! One process at a time moves a database: a lock keeps the second one out, and every write checks that nobody has taken over
+//! (see [`crate::db::moves::Claim`]).
 
 mod blobs;
+mod cancel;
 mod changes;
+mod compare;
+
+pub use self::cancel::{Abandoned, cancel};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 use self::changes::{Braking, Pace};
+use self::compare::Differing;
 use crate::copy::{self, Limit};
 use crate::db::copying::{self, Snapshot, TABLES};
-use crate::db::moves::{self, MoveState, Side, Stage};
-use crate::db::{self, Database, Refusal, triggers};
+use crate::db::move_lock::MoveLock;
+use crate::db::moves::{self, Claim, MoveState, Side, Stage};
+use crate::db::{self, Database, triggers};
+use crate::following::RESTORING;
 use crate::halt::Halt;
 use crate::model::Timestamp;
 use crate::storage::{self, Storage};
@@ -32,6 +44,8 @@ const NODES_MAX: Duration = Duration::from_secs(40);
 const WAITS_MAX: Duration = Duration::from_secs(90);
 /// so it is given up before.
 const PREPARED_WITHIN: Duration = Duration::from_secs(75);
+/// For nodes to say that they have gone on with the target.
+const FOLLOWED_MAX: Duration = Duration::from_secs(5);
 
 /// Where from, where to, and how.
 #[derive(Debug, Clone)]
@@ -66,6 +80,8 @@ pub enum Progress {
     },
     /// So many changes that came in meanwhile are worked off.
     Changes(u64),
+    /// So many rows of this table are compared.
+    Compared(&'static str, u64),
     /// Changes come in as fast as they are copied, so writes are made to wait now and then.
     Slowed,
     /// Nodes are asked to hold back writes.
@@ -85,6 +101,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Nodes that were asked to hold back writes and to go on with the target.
     pub nodes: usize,
+    /// Of these, how many said that they have.
+    pub followed: usize,
 }
 
 /// A move under way.
@@ -92,6 +110,10 @@ pub struct Move {
     plan: Plan,
     source: Database,
     target: Database,
+    #[expect(dead_code, reason = "held until dropped")]
+    locks: [MoveLock; 2],
+    source_claim: Claim,
+    target_claim: Claim,
     from: Arc<Storage>,
     to: Arc<Storage>,
     state: MoveState,
@@ -99,6 +121,7 @@ pub struct Move {
     summary: Summary,
     blobs_in_all: u64,
     pace: Pace,
+    differing: Differing,
     report: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
@@ -112,35 +135,49 @@ impl Move {
     /// Opens both sides, and finds out how far it is.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the target is in use, or the source has moved already.
+    /// [`Error::Invalid`] when the target is in use, another process is at this move, or the source has moved already.
     pub async fn open(plan: Plan, report: impl Fn(Progress) + Send + Sync + 'static) -> Result<Self, Error> {
+        if plan.from_database.is_same(&plan.to_database) {
+            return Err(Error::invalid("the target is the database that is in use: a move needs an empty one"));
+        }
         let halt = Arc::new(Halt::default());
         let source = Database::open(&plan.from_database, Arc::clone(&halt)).await?;
+        let source_lock = MoveLock::take(&plan.from_database, &source).await?;
         let target = Database::open(&plan.to_database, Arc::clone(&halt)).await?;
+        let target_lock = MoveLock::take(&plan.to_database, &target).await?;
         let reserve = storage::Reserve { bytes_min: 0, inodes_min: 0 };
         let open = |place| Storage::open(place, plan.spool_folder.clone(), Arc::clone(&halt), reserve).map(Arc::new);
         let (from, to) = (open(&plan.from_storage)?, open(&plan.to_storage)?);
-        let state = state(&source, &target).await?;
+        let id = state(&source, &target).await?.id;
         identity::settle(&source, &from).await?;
         identity::settle_target(&source, &target, &to, plan.from_storage.is_same(&plan.to_storage)).await?;
         to.probe().await?;
+        // The target first: without the source's row nothing has begun.
+        let (target_claim, there) = Claim::take(&target, Side::Target, &id).await?;
+        let (source_claim, state) = Claim::take(&source, Side::Source, &id).await?;
+        if state.stage == Stage::Moved {
+            return Err(has_moved());
+        }
         let report = Box::new(report);
         let summary = Summary::default();
-        let is_live = moves::find(&target, Side::Target).await?.is_some_and(|there| there.stage == Stage::Live);
         let mut opened = Self {
             limit: Limit::new(plan.bytes_per_second_max),
             plan,
             source,
             target,
+            locks: [source_lock, target_lock],
+            source_claim,
+            target_claim,
             from,
             to,
             state,
             summary,
             blobs_in_all: 0,
             pace: Pace::default(),
+            differing: Differing::default(),
             report,
         };
-        if is_live {
+        if there.stage == Stage::Live {
             // It was cut off between the last two steps.
             opened.conclude().await?;
             return Err(Error::invalid("the data has moved: only the source had not been told yet, and now it knows"));
@@ -155,9 +192,9 @@ impl Move {
     pub async fn copy(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
         let is_new = self.state.position.is_none();
-        triggers::allow_changes(&self.source).await?;
+        triggers::allow_changes(&self.source, Some(&self.source_claim)).await?;
         if is_new {
-            triggers::note_changes(&self.source).await?;
+            triggers::note_changes(&self.source, Some(&self.source_claim)).await?;
             self.note(Stage::Copying).await?;
             self.rows().await?;
             self.state.position = Some(String::new());
@@ -171,12 +208,16 @@ impl Move {
         self.catch_up(Braking::Never).await
     }
 
-    /// Slows writes down if it must, then makes the nodes hold them back, copies the rest, counts, and makes the target the truth. `hand_over` is
-    /// called just before that.
+    /// Compares all rows, slows writes down if it must, then makes the nodes hold them back, copies the rest, compares that, and makes the
+    /// target the truth. `hand_over` is called just before that.
     ///
     /// # Errors
     /// What stands in the way; then the source goes on as before.
     pub async fn cut_over(mut self, hand_over: impl FnOnce() -> Result<(), Error>) -> Result<Summary, Error> {
+        let compared = Instant::now();
+        self.compare_all().await?;
+        // As long as changes could be noted.
+        self.pace.took = compared.elapsed();
         self.catch_up(Braking::IfNeeded).await?;
         // What a node says from now on answers to what it is asked next.
         self.wait_for_nodes(false).await?;
@@ -185,12 +226,13 @@ impl Move {
         self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
         if let Err(error) = self.prepare(hand_over, begun + PREPARED_WITHIN).await {
-            triggers::allow_changes(&self.source).await?;
+            triggers::allow_changes(&self.source, Some(&self.source_claim)).await?;
             self.let_writes_through().await?;
             return Err(error);
         }
         self.conclude().await?;
         (self.report)(Progress::Moved(begun.elapsed()));
+        self.wait_for_followers().await;
         self.target.close().await;
         Ok(self.summary)
     }
@@ -200,16 +242,17 @@ impl Move {
         let too_long = "the rest took too long while writes waited: give the same command again when there is less to do";
         let in_time = || if Instant::now() < until { Ok(()) } else { Err(Error::invalid(too_long)) };
         self.summary.nodes = self.wait_for_nodes(true).await?;
-        triggers::refuse_changes(&self.source).await?;
+        triggers::refuse_changes(&self.source, Some(&self.source_claim)).await?;
         while self.round(i64::MAX).await? > 0 {
             in_time()?;
         }
-        self.count().await?;
+        self.compare_rest().await?;
         if self.plan.from_storage.is_same(&self.plan.to_storage) {
             identity::take_over_mark(&self.target, &self.to).await?;
         }
         in_time()?;
-        hand_over()
+        hand_over()?;
+        self.note(Stage::HandingOver).await
     }
 
     async fn let_writes_through(&mut self) -> Result<(), Error> {
@@ -223,7 +266,7 @@ impl Move {
         let mut tries = 0;
         loop {
             match self.conclude_once().await {
-                Err(error) if tries < CONCLUDED_TRIES_MAX => {
+                Err(error) if tries < CONCLUDED_TRIES_MAX && !matches!(error, Error::Invalid { .. }) => {
                     tries += 1;
                     tracing::warn!(%error, "making the target the truth is tried again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -234,17 +277,17 @@ impl Move {
     }
 
     async fn conclude_once(&mut self) -> Result<(), Error> {
-        let live = MoveState { stage: Stage::Live, ..self.state.clone() };
+        let (live, claim) = (MoveState { stage: Stage::Live, ..self.state.clone() }, self.target_claim.clone());
         self.write_target(move |connection| {
             Box::pin(async move {
                 copying::raise_generation(connection).await?;
-                moves::put(connection, Side::Target, &live).await
+                claim.advance(connection, &live).await
             })
         })
         .await?;
         self.note(Stage::Moved).await?;
         // The refusing triggers stay, and with them nothing can be lost that comes late.
-        triggers::stop_noting(&self.source).await
+        triggers::stop_noting(&self.source, Some(&self.source_claim)).await
     }
 
     /// Until every node holds back writes, or none does. How many there are.
@@ -271,17 +314,20 @@ impl Move {
     /// All rows as they were at one moment.
     async fn rows(&self) -> Result<(), Error> {
         let mut snapshot = Snapshot::of(&self.source).await?;
-        copy::rows(&mut snapshot, &self.target, TABLES.iter(), |table, count| (self.report)(Progress::Rows(table, count)))
-            .await?;
+        let report = |table, count| (self.report)(Progress::Rows(table, count));
+        copy::rows(&mut snapshot, &self.target, Some(&self.target_claim), TABLES.iter(), report).await?;
         snapshot.end().await
     }
 
-    /// Both sides must have as many rows of everything.
-    async fn count(&mut self) -> Result<(), Error> {
-        let (mut source, mut target) = (Snapshot::of(&self.source).await?, Snapshot::of(&self.target).await?);
-        self.summary.rows = copy::count(&mut source, &mut target, TABLES.iter()).await?;
-        source.end().await?;
-        target.end().await
+    /// Counts the nodes that say that they have gone on with the target. Those that can't end without a word.
+    async fn wait_for_followers(&mut self) {
+        let begun = Instant::now();
+        while self.summary.followed < self.summary.nodes && begun.elapsed() < FOLLOWED_MAX {
+            if let Ok(count) = moves::following(&self.source).await {
+                self.summary.followed = usize::try_from(count).unwrap_or(0).min(self.summary.nodes);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Writes down on both sides how far it is.
@@ -289,38 +335,44 @@ impl Move {
         self.state.stage = stage;
         let (source, target) = (self.state.clone(), MoveState { stage: Stage::Copying, ..self.state.clone() });
         if stage != Stage::Moved {
-            self.write_target(move |connection| Box::pin(async move { moves::put(connection, Side::Target, &target).await }))
-                .await?;
+            let claim = self.target_claim.clone();
+            self.write_target(move |connection| Box::pin(async move { claim.advance(connection, &target).await })).await?;
         }
-        self.write_source(move |connection| Box::pin(async move { moves::put(connection, Side::Source, &source).await })).await
+        let claim = self.source_claim.clone();
+        self.write_source(move |connection| Box::pin(async move { claim.advance(connection, &source).await })).await
     }
 
     async fn write_source<F>(&self, work: F) -> Result<(), Error>
     where
-        F: for<'c> FnOnce(&'c mut db::Connection) -> futures_util::future::BoxFuture<'c, Result<(), Error>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut db::Connection) -> BoxFuture<'c, Result<(), Error>> + Send + 'static,
     {
-        self.source.write_past_gate(None, work, Refusal::Expected).await
+        moves::write(&self.source, Some(&self.source_claim), work).await
     }
 
     async fn write_target<F>(&self, work: F) -> Result<(), Error>
     where
-        F: for<'c> FnOnce(&'c mut db::Connection) -> futures_util::future::BoxFuture<'c, Result<(), Error>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut db::Connection) -> BoxFuture<'c, Result<(), Error>> + Send + 'static,
     {
-        self.target.write_past_gate(None, work, Refusal::Expected).await
+        moves::write(&self.target, Some(&self.target_claim), work).await
     }
+}
+
+fn has_moved() -> Error {
+    Error::invalid("the source has moved already: database_url and storage_url must name where it is now")
 }
 
 /// How far a move between these two is; a new one when there is none.
 async fn state(source: &Database, target: &Database) -> Result<MoveState, Error> {
     let (here, there) = (moves::find(source, Side::Source).await?, moves::find(target, Side::Target).await?);
     match (here, there) {
-        (Some(here), _) if here.stage == Stage::Moved => {
-            Err(Error::invalid("the source has moved already: database_url and storage_url must name where it is now"))
-        }
+        (Some(here), _) if here.stage == Stage::Moved => Err(has_moved()),
         (Some(here), Some(there)) if here.id == there.id => Ok(here),
         (Some(_), _) => Err(Error::invalid(
             "the source is being moved to another database: finish that, or cancel it with `imagewell migrate --cancel`",
         )),
+        (None, Some(there)) if there.id.starts_with(RESTORING) => {
+            Err(Error::invalid("the target is half of a restore that was cut off. A move needs an empty database"))
+        }
         (None, _) if db::accounts::org_count(target).await? > 0 => {
             Err(Error::invalid("the target is in use: it has orgs. A move needs an empty database"))
         }
@@ -331,27 +383,4 @@ async fn state(source: &Database, target: &Database) -> Result<MoveState, Error>
             waits_until: Timestamp(0),
         }),
     }
-}
-
-/// Leaves the source as if it had never been moved. What was copied stays where it is.
-///
-/// # Errors
-/// [`Error::Invalid`] when it has moved already.
-pub async fn cancel(place: &db::Place) -> Result<(), Error> {
-    let source = Database::open(place, Arc::default()).await?;
-    match moves::find(&source, Side::Source).await?.map(|state| state.stage) {
-        Some(Stage::Moved) => return Err(Error::invalid("the data has moved already, and what came in since then is there")),
-        Some(Stage::Waiting) => {
-            return Err(Error::invalid(
-                "it was cut off while writes waited, and the target may be in use: the command that began it finds out, and goes on or takes it back",
-            ));
-        }
-        _ => {}
-    }
-    triggers::allow_changes(&source).await?;
-    // Before the first change goes unnoted, nothing may be left that a move would go on from.
-    source.write_past_gate(None, |connection| Box::pin(moves::delete(connection, Side::Source)), Refusal::Expected).await?;
-    triggers::stop_noting(&source).await?;
-    source.close().await;
-    Ok(())
 }

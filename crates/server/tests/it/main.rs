@@ -36,6 +36,7 @@ mod scrubbing;
 mod sharing;
 mod site;
 mod sweeping;
+mod takeover;
 mod uploading;
 mod variety;
 mod workers;

@@ -80,7 +80,7 @@ pub async fn assert_kept(ada: &Actor, acknowledged: &HashMap<String, Vec<u8>>) {
 }
 
 /// `imagewell migrate` with the settings of a bucket.
-fn migration(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> Command {
+pub fn migration(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> Command {
     let mut command = imagewell(data, &[&["migrate"], arguments].concat());
     for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| key.starts_with("storage.")) {
         command.env(environment_name(key), value);
@@ -89,7 +89,7 @@ fn migration(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> Command {
 }
 
 /// The same, to its end.
-async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String {
+pub async fn migrate(data: &Path, outgrown: &Outgrown, arguments: &[&str]) -> String {
     let mut command = migration(data, outgrown, arguments);
     let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().expect("runs")).await.expect("ends");
     assert!(output.status.success(), "{}", text(&output));
@@ -322,7 +322,7 @@ async fn a_move_that_is_cut_off_goes_on_and_one_that_is_cancelled_leaves_no_trac
 }
 
 /// `imagewell migrate` to a file and a folder, slowly enough to be held.
-fn slowly_to(data: &Path, there: &Path, more: &[&str]) -> Command {
+pub fn slowly_to(data: &Path, there: &Path, more: &[&str]) -> Command {
     let (database, store) =
         (format!("sqlite://{}", there.join("imagewell.db").display()), format!("file://{}", there.join("blobs").display()));
     let to = ["migrate", "--to-database", &database, "--to-storage", &store, "--bytes-per-second-max", SLOWLY];
