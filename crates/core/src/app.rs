@@ -21,7 +21,7 @@ use crate::halt::Halt;
 use crate::kept::Uses;
 use crate::keys::Keys;
 use crate::looks::Looks;
-use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset};
+use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Preset, Timestamp};
 use crate::passwords::{HashLimits, Passwords};
 use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
@@ -253,6 +253,12 @@ impl App {
         self.accounts.forget(change);
     }
 
+    /// The present moment by which all nodes judge ages: the database's. Asks nobody.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.database.now()
+    }
+
     /// Tells this process how to find out where its data has moved to, should it move. Once.
     pub fn follow(&self, whither: Whither) {
         let _ = self.whither.set(whither);
@@ -267,7 +273,7 @@ impl App {
     pub async fn close(&self) {
         following::leave(self).await;
         // A minute less is known without it.
-        let _ = tokio::time::timeout(CLOSING_MAX, self.clock.note(&self.database)).await;
+        let _ = tokio::time::timeout(CLOSING_MAX, self.clock.note()).await;
         self.database.close().await;
     }
 
@@ -277,6 +283,7 @@ impl App {
     /// What stands in the way.
     pub async fn ready(&self) -> Result<(), Error> {
         self.check_trust()?;
+        self.clock.check_offset()?;
         self.database.ping().await?;
         self.storage.ping().await
     }
@@ -314,9 +321,6 @@ impl App {
                  `imagewell migrate --cancel`"
                     .into(),
             );
-        }
-        if self.clock.check_offset().is_err() {
-            notices.push("nothing is removed: this node's clock differs from the database's".into());
         }
         if self.clock.is_ahead_by().is_some() {
             notices.push("removing is delayed: the clock is far ahead of the last time the database was in use".into());

@@ -145,8 +145,8 @@ impl App {
             {
                 tracing::warn!(%error, "expired pictures could not be removed; it is tried again");
             }
-            if ticks.is_multiple_of(CLOCK_COMPARED_EVERY)
-                && let Err(error) = self.clock.tick(&self.database).await
+            if (self.clock.was_stepped() || ticks.is_multiple_of(CLOCK_COMPARED_EVERY))
+                && let Err(error) = self.clock.tick().await
             {
                 tracing::warn!(%error, "the clock could not be compared with the database; it is tried again");
             }

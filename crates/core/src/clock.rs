@@ -3,9 +3,10 @@
 //! run: what lies between the last moment that the database knows of and a clock that is far ahead of it is made up for at twice the
 //! speed. After an outage that is only late; after a jump, an operator has as long to notice as the jump was.
 //!
-//! On PostgreSQL, nodes go by the database's clock, and one whose own is far off removes nothing.
+//! On PostgreSQL, nodes go by the database's clock ([`Database::now`]), and one whose own is far off removes nothing and is unready: the store
+//! and identity providers see the machine's own.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,13 @@ use crate::model::Timestamp;
 
 /// A difference to the database's clock, or a step of our own, that is worth a line in the log.
 const NOTED_FROM: Duration = Duration::from_secs(5);
-/// An answer that takes longer says nothing about the database's clock.
-const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
 /// Bounds on what a clock may do.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockLimits {
     /// A clock that is further ahead of the last moment that is known is not followed at once.
     pub jump_max: Duration,
-    /// A node whose clock differs more from the database's removes nothing.
+    /// A node whose clock differs more from the database's removes nothing and is unready.
     pub offset_max: Duration,
 }
 
@@ -31,8 +30,9 @@ pub struct ClockLimits {
 #[derive(Debug)]
 pub(crate) struct Clock {
     limits: ClockLimits,
-    /// The database's time minus ours.
-    offset_us: AtomicI64,
+    database: Database,
+    /// Whether our own clock was stepped since it was last compared with the database's.
+    stepped: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -40,22 +40,23 @@ pub(crate) struct Clock {
 struct State {
     /// The time by which things are removed.
     trusted: Timestamp,
-    /// What the clock said then, and when that was.
+    /// What the database's clock said then, or ours where it has none, what ours said, and when that was.
     wall: Timestamp,
+    ours: Timestamp,
     at: Instant,
     /// Whether the clock is too far ahead to be followed.
     is_ahead: bool,
 }
 
 impl State {
-    /// A moment later. Returns by how many microseconds the clock was stepped in between.
-    fn go_on(&mut self, wall: Timestamp, at: Instant, jump_max: Duration) -> i64 {
+    /// A moment later. Returns by how many microseconds our clock was stepped in between.
+    fn go_on(&mut self, wall: Timestamp, ours: Timestamp, at: Instant, jump_max: Duration) -> i64 {
         let elapsed = at.saturating_duration_since(self.at);
         let expected = self.trusted.plus(elapsed);
         self.is_ahead = wall > expected.plus(jump_max) || self.is_ahead && wall > expected.plus(elapsed);
         self.trusted = if self.is_ahead { wall.min(expected.plus(elapsed)) } else { wall };
-        let step = wall.0.saturating_sub(self.wall.plus(elapsed).0);
-        (self.wall, self.at) = (wall, at);
+        let step = ours.0.saturating_sub(self.ours.plus(elapsed).0);
+        (self.wall, self.ours, self.at) = (wall, ours, at);
         step
     }
 }
@@ -66,11 +67,13 @@ impl Clock {
     /// # Errors
     /// [`Error::Busy`] when the database can't be asked.
     pub(crate) async fn open(database: &Database, limits: ClockLimits) -> Result<Self, Error> {
-        let wall = Timestamp::now();
+        let wall = database.now();
         let seen = db::clock::seen(database).await?.unwrap_or(wall);
-        let state = State { trusted: seen.min(wall), wall, at: Instant::now(), is_ahead: false };
-        let clock = Self { limits, offset_us: AtomicI64::new(0), state: Mutex::new(state) };
-        clock.compare(database).await?;
+        let state = State { trusted: seen.min(wall), wall, ours: Timestamp::now(), at: Instant::now(), is_ahead: false };
+        // Metrics begin later than this: it is compared once more as soon as the service runs.
+        let stepped = AtomicBool::new(true);
+        let clock = Self { limits, database: database.clone(), stepped, state: Mutex::new(state) };
+        clock.report();
         clock.trusted();
         if let Some(ahead) = clock.is_ahead_by() {
             tracing::warn!(
@@ -82,19 +85,15 @@ impl Clock {
         Ok(clock)
     }
 
-    /// The present moment, by the database's clock where it has one.
-    pub(crate) fn now(&self) -> Timestamp {
-        Timestamp(Timestamp::now().0.saturating_add(self.offset_us.load(Ordering::Relaxed)))
-    }
-
-    /// The time by which things are removed; never later than [`Clock::now`].
+    /// The time by which things are removed; never later than [`Database::now`].
     pub(crate) fn trusted(&self) -> Timestamp {
-        let (wall, at) = (self.now(), Instant::now());
+        let (wall, ours, at) = (self.database.now(), Timestamp::now(), Instant::now());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = state.go_on(wall, at, self.limits.jump_max);
+        let step = state.go_on(wall, ours, at, self.limits.jump_max);
         let trusted = state.trusted;
         drop(state);
         if step.unsigned_abs() > micros(NOTED_FROM) {
+            self.stepped.store(true, Ordering::Relaxed);
             metrics::counter!("imagewell_clock_steps_total").increment(1);
             let seconds = step / 1_000_000;
             tracing::warn!(seconds, "the clock was stepped, or this machine was asleep");
@@ -112,15 +111,18 @@ impl Clock {
     /// Follows the clock from now on: an operator says that it is right.
     pub(crate) fn accept(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { trusted: self.now(), wall: self.now(), at: Instant::now(), is_ahead: false };
+        let wall = self.database.now();
+        *state = State { trusted: wall, wall, ours: Timestamp::now(), at: Instant::now(), is_ahead: false };
     }
 
     /// Whether things may be removed by this clock at all.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it differs too much from the database's.
+    /// [`Error::Invalid`] when it differs too much from the database's, or that could not be measured yet.
     pub(crate) fn check_offset(&self) -> Result<(), Error> {
-        let offset = self.offset_us.load(Ordering::Relaxed);
+        let unknown =
+            "nothing is removed until this machine's clock could be compared with the database's, which answers too slowly";
+        let offset = self.database.clock_offset().ok_or_else(|| Error::invalid(unknown))?;
         if offset.unsigned_abs() <= micros(self.limits.offset_max) {
             return Ok(());
         }
@@ -134,44 +136,92 @@ impl Clock {
     ///
     /// # Errors
     /// [`Error::Busy`] when the database can't be asked.
-    pub(crate) async fn tick(&self, database: &Database) -> Result<(), Error> {
-        self.compare(database).await?;
-        let (trusted, now) = (self.trusted(), self.now());
+    pub(crate) async fn tick(&self) -> Result<(), Error> {
+        self.compare().await?;
+        let (database, trusted, now) = (&self.database, self.trusted(), self.database.now());
         // Another process may have caught up, or an operator accepted the time.
         if let Some(seen) = db::clock::find(database).await?.filter(|seen| trusted < *seen && *seen <= now) {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).trusted = seen;
         }
-        self.note(database).await
+        self.note().await
     }
 
     /// Tells the database how late it is.
     ///
     /// # Errors
     /// [`Error::Busy`] when it can't be written.
-    pub(crate) async fn note(&self, database: &Database) -> Result<(), Error> {
+    pub(crate) async fn note(&self) -> Result<(), Error> {
         if self.check_offset().is_err() {
             return Ok(());
         }
         let seen = self.trusted();
-        database.write(move |connection| Box::pin(async move { db::clock::set_seen(connection, seen).await })).await
+        self.database.write(move |connection| Box::pin(async move { db::clock::set_seen(connection, seen).await })).await
     }
 
-    async fn compare(&self, database: &Database) -> Result<(), Error> {
-        let (before, begun) = (Timestamp::now(), Instant::now());
-        let Some(theirs) = database.clock().await? else { return Ok(()) };
-        let took = begun.elapsed();
-        if took > ROUND_TRIP_MAX {
-            return Ok(());
+    /// Whether our own clock was stepped, or this machine asleep, since this was last asked: then it is compared at once.
+    pub(crate) fn was_stepped(&self) -> bool {
+        self.stepped.swap(false, Ordering::Relaxed)
+    }
+
+    /// Compares with the database's clock.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the database can't be asked.
+    async fn compare(&self) -> Result<(), Error> {
+        if self.database.measure_time().await? {
+            self.report();
         }
-        let offset = theirs.0.saturating_sub(before.plus(took / 2).0);
-        self.offset_us.store(offset, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn report(&self) {
+        let offset = self.database.clock_offset().unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "a metric")]
         metrics::gauge!("imagewell_clock_offset_seconds").set(offset as f64 / 1_000_000.0);
         if offset.unsigned_abs() > micros(NOTED_FROM) {
             let seconds = offset / 1_000_000;
             tracing::warn!(seconds, "the database's clock differs from this machine's: does it run NTP?");
         }
-        Ok(())
+    }
+}
+
+/// Bytes wait for so long for their row whatever the grace period is.
+const WAITS_AT_LEAST: Duration = Duration::from_secs(60);
+/// What an upload is told whose bytes have waited too long.
+const STORED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes that wait for their row. A process that stood still in between, with or without its machine, may find that another node's sweep has
+/// taken them for orphans.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    longest: Duration,
+    since: Instant,
+    /// Goes on while a machine is suspended.
+    wall: Timestamp,
+}
+
+impl Waiting {
+    /// Begins with the bytes, which a sweep leaves alone for the grace period.
+    pub(crate) fn begin(grace: Duration) -> Self {
+        Self { longest: (grace / 2).max(WAITS_AT_LEAST), since: Instant::now(), wall: Timestamp::now() }
+    }
+
+    /// Whether the row may still be written.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when half of the grace period is over.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if !self.is_over(self.since.elapsed(), Timestamp::now()) {
+            return Ok(());
+        }
+        tracing::warn!(
+            "an upload is refused: this process stood still, or its clock jumped, between storing the bytes and their row"
+        );
+        Err(Error::Busy { retry_after: STORED_AGAIN_AFTER })
+    }
+
+    fn is_over(&self, elapsed: Duration, wall: Timestamp) -> bool {
+        elapsed > self.longest || wall.minus(self.longest) > self.wall
     }
 }
 
@@ -189,9 +239,10 @@ mod tests {
     /// What the clock says at each of these seconds of running, and what is trusted.
     fn trusted(steps: &[(u64, i64)]) -> Vec<i64> {
         let at = Instant::now();
-        let mut state = State { trusted: Timestamp(0), wall: Timestamp(0), at, is_ahead: false };
+        let mut state = State { trusted: Timestamp(0), wall: Timestamp(0), ours: Timestamp(0), at, is_ahead: false };
         let mut go_on = |(running, wall): &(u64, i64)| {
-            state.go_on(Timestamp(wall * 1_000_000), at + Duration::from_secs(*running), JUMP_MAX);
+            let wall = Timestamp(wall * 1_000_000);
+            state.go_on(wall, wall, at + Duration::from_secs(*running), JUMP_MAX);
             state.trusted.0 / 1_000_000
         };
         steps.iter().map(&mut go_on).collect()
@@ -213,10 +264,31 @@ mod tests {
     #[test]
     fn steps_are_measured_against_what_has_passed() {
         let at = Instant::now();
-        let mut state = State { trusted: Timestamp(0), wall: Timestamp(0), at, is_ahead: false };
+        let mut state = State { trusted: Timestamp(0), wall: Timestamp(0), ours: Timestamp(0), at, is_ahead: false };
         for (running, wall, step) in [(10, 10, 0), (20, 3620, 3600), (30, 3630, 0), (40, 40, -3600)] {
-            let found = state.go_on(Timestamp(wall * 1_000_000), at + Duration::from_secs(running), JUMP_MAX);
+            let wall = Timestamp(wall * 1_000_000);
+            let found = state.go_on(wall, wall, at + Duration::from_secs(running), JUMP_MAX);
             assert_eq!(found / 1_000_000, step, "at {running}");
         }
+    }
+
+    #[test]
+    fn a_row_is_not_written_when_half_of_the_grace_period_has_passed_by_either_clock() {
+        let (second, hour, day) = (Duration::from_secs(1), Duration::from_secs(3600), Duration::from_secs(86_400));
+        let waiting = Waiting::begin(day);
+        let at = |passed| waiting.wall.plus(passed);
+        assert!(waiting.check().is_ok());
+        for (elapsed, wall, over) in [
+            (12 * hour, at(12 * hour), false),
+            (12 * hour + second, at(12 * hour), true),
+            (second, at(12 * hour + second), true),
+            (second, at(Duration::ZERO).minus(day), false),
+        ] {
+            assert_eq!(waiting.is_over(elapsed, wall), over, "{elapsed:?}");
+        }
+        assert!(
+            !Waiting::begin(Duration::ZERO).is_over(60 * second, Timestamp(0)),
+            "a short grace period still lets uploads through"
+        );
     }
 }

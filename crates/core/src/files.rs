@@ -117,7 +117,7 @@ pub async fn delete(app: &App, actor: &Actor, file: Named<'_>, number: Option<u3
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
     let image = db::files::find(&app.database, &address, number).await?.ok_or(Error::NotFound)?;
-    let now = Timestamp::now();
+    let now = app.database.now();
     app.database
         .write(move |connection| Box::pin(async move { db::files::delete(connection, &address, number, now).await }))
         .await?
@@ -133,7 +133,7 @@ pub async fn delete(app: &App, actor: &Actor, file: Named<'_>, number: Option<u3
 pub async fn restore(app: &App, actor: &Actor, file: Named<'_>, number: Option<u32>) -> Result<Image, Error> {
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
-    let deleted_since = Timestamp::now().minus(app.options.sweep.undo);
+    let deleted_since = app.database.now().minus(app.options.sweep.undo);
     app.database
         .write(move |connection| Box::pin(async move { db::files::restore(connection, &address, number, deleted_since).await }))
         .await?

@@ -80,7 +80,7 @@ pub(crate) async fn run(app: Arc<App>) {
         if let Ok(found) = moves::find(&app.database, Side::Source).await {
             state = found;
         }
-        app.note_writes_refused(is_cut_off(state.as_ref(), Timestamp::now()));
+        app.note_writes_refused(is_cut_off(state.as_ref(), app.database.now()));
         gate = next(&app, gate, state.as_ref()).await;
         let waits = matches!(gate, Gate::Shut(_));
         if waits && state.as_ref().is_some_and(|state| state.stage == Stage::Moved) {
@@ -108,9 +108,10 @@ fn is_cut_off(state: Option<&MoveState>, now: Timestamp) -> bool {
 }
 
 async fn next(app: &Arc<App>, gate: Gate, state: Option<&MoveState>) -> Gate {
+    let now = app.database.now();
     let shut = state.is_some_and(|state| match state.stage {
         // While it is copied, now and then.
-        Stage::Waiting | Stage::HandingOver | Stage::Copying => Timestamp::now() < state.waits_until,
+        Stage::Waiting | Stage::HandingOver | Stage::Copying => now < state.waits_until,
         Stage::Moved => true,
         Stage::Live => false,
     });
@@ -131,7 +132,7 @@ async fn next(app: &Arc<App>, gate: Gate, state: Option<&MoveState>) -> Gate {
 
 /// Says that this process is there, and whether it holds back writes.
 async fn say(app: &App, waits: bool) -> Result<(), Error> {
-    let (node, now) = (app.node.clone(), Timestamp::now());
+    let (node, now) = (app.node.clone(), app.database.now());
     app.database
         .write_past_gate(
             None,

@@ -3,7 +3,7 @@
 use futures_util::StreamExt as _;
 
 use crate::app::App;
-use crate::model::{BlobKey, Timestamp};
+use crate::model::BlobKey;
 use crate::storage::Stored;
 use crate::{Error, db};
 
@@ -89,7 +89,7 @@ async fn rows(app: &App, inventory: &mut Inventory, progress: &mut (impl FnMut(&
 }
 
 async fn blobs(app: &App, inventory: &mut Inventory, progress: &mut (impl FnMut(&Inventory) + Send)) -> Result<(), Error> {
-    let old_enough = Timestamp::now().minus(app.options.sweep.grace);
+    let old_enough = app.database.now().minus(app.options.sweep.grace);
     let mut listed = app.storage.list();
     while let Some(stored) = listed.next().await {
         let Stored::Blob(stored) = stored? else { continue };

@@ -56,12 +56,12 @@ impl Uses {
         let _ = self.bytes_at_most.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
     }
 
-    pub(crate) fn note(&self, key: &BlobKey) {
+    pub(crate) fn note(&self, key: &BlobKey, now: Timestamp) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = keys.get_mut(key) {
-            *last = Timestamp::now();
+            *last = now;
         } else if keys.len() < USES_NOTED_MAX {
-            keys.insert(key.clone(), Timestamp::now());
+            keys.insert(key.clone(), now);
         }
     }
 
@@ -164,12 +164,10 @@ async fn try_store(app: &App, key: &BlobKey, version: &BlobKey, bytes: &Bytes) -
     }
     app.storage.replace(key, sealed(bytes)).await?;
     app.variant_uses.added(len);
-    let (row, version) = (key.clone(), version.clone());
+    let (row, version, now) = (key.clone(), version.clone(), app.database.now());
     let kept = app
         .database
-        .write(move |connection| {
-            Box::pin(async move { db::variants::insert(connection, &row, &version, len, Timestamp::now()).await })
-        })
+        .write(move |connection| Box::pin(async move { db::variants::insert(connection, &row, &version, len, now).await }))
         .await?;
     if kept { Ok(()) } else { app.storage.delete(key).await }
 }

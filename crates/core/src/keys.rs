@@ -44,7 +44,7 @@ impl Keys {
         keys.reload().await?;
         for purpose in KeyPurpose::ALL {
             if keys.current(purpose).is_err() {
-                let key = mint(purpose).await?;
+                let key = mint(purpose, keys.database.now()).await?;
                 keys.database
                     .write(move |connection| Box::pin(async move { db::keys::insert_first(connection, &key).await }))
                     .await?;
@@ -102,7 +102,7 @@ impl Keys {
             self.reload().await?;
             key = find(&self.all());
         }
-        Ok(key.filter(|key| key.honoured_until.is_none_or(|until| Timestamp::now() < until)))
+        Ok(key.filter(|key| key.honoured_until.is_none_or(|until| self.database.now() < until)))
     }
 
     /// Strangers can make up ids.
@@ -121,13 +121,13 @@ impl Keys {
     /// # Errors
     /// [`Error::Internal`] when that can't be stored.
     pub async fn rotate(&self, purpose: KeyPurpose, revoke: bool) -> Result<SigningKey, Error> {
-        let key = mint(purpose).await?;
+        let key = mint(purpose, self.database.now()).await?;
         let longest = match purpose {
             KeyPurpose::Tokens => TOKEN_TTL_MAX,
             // Signatures without an end are given as long as the longest with one.
             KeyPurpose::Links | KeyPurpose::Transforms => LINK_TTL_MAX,
         };
-        let until = if revoke { Timestamp::now() } else { Timestamp::now().plus(longest + LEEWAY) };
+        let until = if revoke { key.created } else { key.created.plus(longest + LEEWAY) };
         let row = key.clone();
         self.database
             .write(move |connection| {
@@ -151,7 +151,7 @@ fn id_prefix(purpose: KeyPurpose) -> &'static str {
     }
 }
 
-async fn mint(purpose: KeyPurpose) -> Result<SigningKey, Error> {
+async fn mint(purpose: KeyPurpose, created: Timestamp) -> Result<SigningKey, Error> {
     let id: String = random_bytes::<16>()?.iter().map(|byte| char::from(DIGITS[usize::from(byte % 32)])).collect();
     let secret = match purpose {
         KeyPurpose::Links | KeyPurpose::Transforms => STANDARD.encode(random_bytes::<30>()?),
@@ -159,7 +159,7 @@ async fn mint(purpose: KeyPurpose) -> Result<SigningKey, Error> {
             tokio::task::spawn_blocking(rsa_key).await.map_err(|error| Error::internal("making a key", &error))??
         }
     };
-    Ok(SigningKey { id: format!("{}{id}", id_prefix(purpose)), purpose, secret, created: Timestamp::now(), honoured_until: None })
+    Ok(SigningKey { id: format!("{}{id}", id_prefix(purpose)), purpose, secret, created, honoured_until: None })
 }
 
 fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], Error> {

@@ -2,7 +2,7 @@
 //! done twice without harm. A process that has its database for itself needs none.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::{Error, db};
@@ -19,7 +19,7 @@ async fn take_as(app: &App, name: String, holder: String, lasts: Duration) -> Re
     if !app.database.is_shared() {
         return Ok(true);
     }
-    let now = app.clock.now();
+    let now = app.database.now();
     app.database
         .write(move |connection| {
             Box::pin(async move { db::leases::take(connection, &name, &holder, now.plus(lasts), now).await })
@@ -51,6 +51,24 @@ impl Lease {
     /// As [`take`].
     pub(crate) async fn extend(&self, app: &App, lasts: Duration) -> Result<bool, Error> {
         take_as(app, self.name.clone(), self.holder.clone(), lasts).await
+    }
+}
+
+/// Makes a lease last on and on, and returns when it is lost: somebody else has it, or could have it since it could not be extended in time.
+pub(crate) async fn keep<F>(lasts: Duration, extend: impl Fn() -> F)
+where
+    F: Future<Output = Result<bool, Error>>,
+{
+    let mut extended = Instant::now();
+    while extended.elapsed() < lasts {
+        tokio::time::sleep(lasts / 4).await;
+        let asked = Instant::now();
+        match tokio::time::timeout(lasts / 4, extend()).await {
+            Ok(Ok(true)) => extended = asked,
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "a lease could not be extended"),
+            Err(_) => tracing::warn!("a lease could not be extended in time"),
+        }
     }
 }
 
@@ -94,6 +112,31 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let (Some((app, name)), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move { give_back(&app, name).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lease_that_another_node_has_or_that_can_not_be_extended_is_given_up() {
+        let lasts = Duration::from_millis(200);
+        let away = || Err(Error::Busy { retry_after: lasts });
+        for (name, answers) in [("taken by another", vec![Ok(true), away(), Ok(false), Ok(true)]), ("database away", vec![])] {
+            let (asked, count) = (AtomicUsize::new(0), answers.len());
+            let answers = std::sync::Mutex::new(answers.into_iter());
+            let extend = || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let answer = answers.lock().expect("lock").next().unwrap_or_else(away);
+                async move { answer }
+            };
+            tokio::time::timeout(Duration::from_secs(60), keep(lasts, extend)).await.expect(name);
+            let expected = if count > 0 { 1..=3 } else { 1..=4 };
+            assert!(expected.contains(&asked.load(Ordering::SeqCst)), "{name}: {asked:?}");
         }
     }
 }

@@ -65,8 +65,8 @@ impl Looks {
     }
 
     /// Whether something waits whose time has come. From now on nothing does.
-    fn take(&self) -> bool {
-        let due = self.again_us.load(Ordering::SeqCst) <= Timestamp::now().0;
+    fn take(&self, now: Timestamp) -> bool {
+        let due = self.again_us.load(Ordering::SeqCst) <= now.0;
         if due {
             self.again_us.store(i64::MAX, Ordering::SeqCst);
         }
@@ -79,7 +79,7 @@ pub(crate) fn go_on(app: &Arc<App>) {
     if !app.options.looks || app.looks.running.swap(true, Ordering::SeqCst) {
         return;
     }
-    if !app.looks.take() {
+    if !app.looks.take(app.database.now()) {
         app.looks.running.store(false, Ordering::SeqCst);
         return;
     }
@@ -102,7 +102,7 @@ pub(crate) fn go_on(app: &Arc<App>) {
 /// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
 async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
     loop {
-        let waiting = db::looks::waiting(&app.database, Timestamp::now(), PAGE).await?;
+        let waiting = db::looks::waiting(&app.database, app.database.now(), PAGE).await?;
         if waiting.is_empty() {
             return Ok(());
         }
@@ -148,7 +148,7 @@ async fn look_at(app: &Arc<App>, image: &Image) -> Result<(), Error> {
     match tried {
         Tried::Again { look, killed_a_worker } if tries.deaths + u32::from(killed_a_worker) < DEATHS_MAX => {
             let tries = Tries { failed: tries.failed + 1, deaths: tries.deaths + u32::from(killed_a_worker) };
-            let again = Timestamp::now().plus(pause_after(app.options.looks_pause, tries.failed));
+            let again = app.database.now().plus(pause_after(app.options.looks_pause, tries.failed));
             app.looks.wake_at(again);
             app.database
                 .write(move |connection| {
@@ -157,10 +157,9 @@ async fn look_at(app: &Arc<App>, image: &Image) -> Result<(), Error> {
                 .await
         }
         Tried::Done(look) | Tried::Again { look, .. } => {
+            let now = app.database.now();
             app.database
-                .write(move |connection| {
-                    Box::pin(async move { db::looks::set(connection, &image, look.as_ref(), Timestamp::now()).await })
-                })
+                .write(move |connection| Box::pin(async move { db::looks::set(connection, &image, look.as_ref(), now).await }))
                 .await
         }
     }

@@ -86,7 +86,7 @@ pub(crate) async fn run(app: Arc<App>) {
 
 /// Goes on with the pass under way, or begins one that is due, and reads to its end.
 async fn read_what_is_due(app: &App) -> Result<(), Error> {
-    let now = app.clock.now();
+    let now = app.database.now();
     let found = db::scrub::find(&app.database).await?;
     if found.as_ref().is_some_and(|progress| !is_due(progress, now, app.options.scrub.interval)) {
         return Ok(());
@@ -186,7 +186,7 @@ impl Reading<'_> {
         if known >= DAMAGED_MAX as usize || !self.known.insert(key.clone()) {
             return Ok(());
         }
-        let now = Timestamp::now();
+        let now = self.app.database.now();
         let write = self
             .app
             .database
@@ -219,7 +219,7 @@ impl Reading<'_> {
             }
         }
         let Progress { began, blobs, bytes, .. } = self.progress;
-        let ended = Timestamp::now();
+        let ended = self.app.database.now();
         self.progress.last = Some(Pass { began, ended, blobs, bytes });
         self.count().await?;
         metrics::gauge!("imagewell_scrub_ended_timestamp_seconds").set(ended.0 as f64 / 1e6);

@@ -5,7 +5,7 @@ use imagewell_imaging::Facts;
 use imagewell_imaging::transform::Crop;
 
 use crate::app::App;
-use crate::model::{Actor, Image, TicketNumber, Timestamp};
+use crate::model::{Actor, Image, TicketNumber};
 use crate::{Error, access, db};
 
 /// The picture of a ticket. Whose it is doesn't matter: the number is the right to see it, unless the operator says otherwise.
@@ -13,7 +13,7 @@ use crate::{Error, access, db};
 /// # Errors
 /// [`Error::NotFound`] when there is none, it was taken, or its time is over.
 pub async fn find(app: &App, number: TicketNumber) -> Result<Image, Error> {
-    db::tickets::find(&app.database, number, Timestamp::now()).await?.ok_or(Error::NotFound)
+    db::tickets::find(&app.database, number, app.database.now()).await?.ok_or(Error::NotFound)
 }
 
 /// The picture of a ticket, for somebody who means to change or take it.
@@ -47,7 +47,7 @@ pub async fn crop(app: &App, actor: &Actor, number: TicketNumber, part: impl FnO
     let image = find_own(app, actor, number).await?;
     let (width, height) = image.version.facts.map_or((1, 1), |facts| upright(&facts));
     let crop = on_picture(part(width, height), width, height)?;
-    let (id, now) = (image.id, Timestamp::now());
+    let (id, now) = (image.id, app.database.now());
     let set = app
         .database
         .write(move |connection| Box::pin(async move { db::tickets::set_crop(connection, id, crop, now).await }))

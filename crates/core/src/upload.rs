@@ -12,6 +12,7 @@ use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
+use crate::clock::Waiting;
 use crate::db::{Open, Refusal};
 use crate::filling::Filling;
 pub use crate::filling::spool;
@@ -275,15 +276,16 @@ impl Received {
         let Self { app, request, spooled, facts, place: _place } = self;
         let _turn = app.uploads.turn(request.actor.org).await?;
         app.storage.check_space(spooled.content.len())?;
-        let image = describe(&request, &spooled, facts);
+        let image = describe(&request, &spooled, facts, app.database.now());
         let chosen = match &request.target {
             Target::Application { id, .. } => *id,
             Target::Ticket { .. } | Target::Name { .. } => None,
         };
         // The bytes and their row belong into the same place, should the data be moving elsewhere.
         let open = app.database.open_gate().await;
+        let waiting = Waiting::begin(app.options.sweep.grace);
         app.storage.put(&image.version, &spooled.content).await?;
-        let (image, ticket) = match commit(&app, open, image.clone(), request.target).await {
+        let (image, ticket) = match commit(&app, open, image.clone(), request.target, waiting).await {
             Ok(stored) => stored,
             Err(error) => {
                 discard(&app, &image, &error).await;
@@ -310,8 +312,7 @@ pub struct Stored {
 }
 
 /// The image as it will be stored. The number, and for a name that exists the identity, are told by the database.
-fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image {
-    let now = Timestamp::now();
+fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>, now: Timestamp) -> Image {
     let format = facts.map(|facts| facts.format).or(match request.accept {
         Accept::ImageOrNothing(format) | Accept::Unseen(format) => Some(format),
         Accept::Images | Accept::ImagesIn(_) | Accept::AnyFile { .. } => None,
@@ -367,16 +368,27 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>) -> Image
 }
 
 /// The row, in a commit that it shares. What it says of itself may change with it: its number, and the identity of its name.
-async fn commit(app: &App, open: Open, row: Image, target: Target) -> Result<(Image, Option<TicketNumber>), Error> {
+async fn commit(
+    app: &App,
+    open: Open,
+    row: Image,
+    target: Target,
+    waiting: Waiting,
+) -> Result<(Image, Option<TicketNumber>), Error> {
     let refusal = match target {
         Target::Application { id: None, .. } | Target::Name { .. } => Refusal::Unexpected,
         Target::Application { id: Some(_), .. } | Target::Ticket { .. } => Refusal::Expected,
     };
+    let is_shared = app.database.is_shared();
     app.database
         .write_through(
             open,
             move |connection| {
                 Box::pin(async move {
+                    // Where nothing else sweeps, nothing has gone while this process stood still.
+                    if is_shared {
+                        waiting.check()?;
+                    }
                     match target {
                         Target::Application { .. } => db::images::insert(connection, &row).await.map(|()| (row, None)),
                         Target::Name { .. } => db::files::add_version(connection, row).await.map(|row| (row, None)),

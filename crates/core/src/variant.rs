@@ -78,7 +78,7 @@ pub async fn open_or_render(app: &Arc<App>, image: &Image, transform: &OfImage) 
         // Boxed, as everything that warm reads don't need.
         None => Box::pin(rendering::shared(app, image, &transform.0, &key)).await?,
     };
-    app.variant_uses.note(&key);
+    app.variant_uses.note(&key, app.database.now());
     let format = Format::sniff(&bytes).map_err(|error| Error::internal("recognising a rendering", &error))?;
     Ok(Variant { bytes, format })
 }

@@ -77,7 +77,7 @@ pub async fn presign(app: &App, settings: &Settings, base: &str, blob: &BlobKey)
     let key = app.keys.current(KeyPurpose::Links)?;
     let address = plain(base, blob);
     let region = &settings.file_service.link_region;
-    let parameters = signed(&key, "GET", &address, region, SystemTime::now(), lifetime)?;
+    let parameters = signed(&key, "GET", &address, region, app.now().to_system_time(), lifetime)?;
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
     Ok(format!("{address}?{query}"))
 }
@@ -197,7 +197,7 @@ pub async fn verify(
     if !bool::from(matches) {
         return Err(Refused::WrongSignature);
     }
-    let (now, time) = (Timestamp::now(), Timestamp::from(time));
+    let (now, time) = (service.app.now(), Timestamp::from(time));
     if now < time.minus(AHEAD_MAX) {
         return Err(Refused::Malformed("Request is not valid yet"));
     }

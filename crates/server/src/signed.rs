@@ -53,8 +53,7 @@ impl Signature {
 
     /// Whether an org signed this path, and what for.
     #[must_use]
-    pub fn grants(&self, keys: &Keys, org: OrgId, path: &str) -> Option<Grant> {
-        let now = Timestamp::now();
+    pub fn grants(&self, keys: &Keys, now: Timestamp, org: OrgId, path: &str) -> Option<Grant> {
         let seconds = u64::try_from(now.0 / 1_000_000).unwrap_or(0);
         let ends = self.expires.map(|expires| (expires, expires.checked_sub(seconds)));
         if matches!(ends, Some((_, left)) if !left.is_some_and(|left| (1..=LINK_TTL_MAX.as_secs()).contains(&left))) {

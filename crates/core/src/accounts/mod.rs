@@ -120,7 +120,7 @@ impl Accounts {
     ) -> Result<SessionToken, Error> {
         let token = SessionToken::mint()?;
         let (hash, previous) = (token.hash(), previous.map(SessionToken::hash));
-        let now = Timestamp::now();
+        let now = self.database.now();
         let session =
             Session { account: actor.account, last_used: now, expires: now.plus(lifetime.unwrap_or(self.limits.absolute)) };
         self.database
@@ -159,7 +159,7 @@ impl Accounts {
                 None => return Ok(None),
             },
         };
-        let now = Timestamp::now();
+        let now = self.database.now();
         if !self.has_ended(&live, now) {
             self.note_use(hash, &live, now);
             return Ok(Some(Arc::clone(&live.actor)));

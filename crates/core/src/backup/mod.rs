@@ -188,7 +188,7 @@ struct Making {
 
 impl Making {
     async fn begin(source: Database, from: Storage, plan: &Plan, folder: &BackupFolder) -> Result<Self, Error> {
-        let (taken, spool) = (Timestamp::now(), folder.spool());
+        let (taken, spool) = (source.now(), folder.spool());
         let snapshot = folder.begin(taken)?;
         let place = db::Place::File { file: snapshot.database(), readers_max: READERS };
         Ok(Self {

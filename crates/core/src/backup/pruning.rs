@@ -2,12 +2,11 @@
 
 use std::io;
 use std::iter::Peekable;
-use std::time::Duration;
 
 use super::manifest::Manifest;
 use super::{Plan, Progress, Summary, open_store};
 use crate::Error;
-use crate::model::BlobKey;
+use crate::model::{BlobKey, Timestamp};
 use crate::storage::Storage;
 use crate::storage::backup_folder::{BackupFolder, SnapshotFolder};
 
@@ -49,7 +48,7 @@ pub(super) async fn prune(
     }
     let blobs = open_store(&folder.blobs(), folder.spool())?;
     if !unfinished.is_empty() {
-        for leftover in blobs.leftovers(Duration::ZERO).await? {
+        for leftover in blobs.leftovers(Timestamp(i64::MAX)).await? {
             blobs.remove_leftover(&leftover).await?;
         }
     }

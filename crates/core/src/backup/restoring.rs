@@ -261,7 +261,7 @@ impl Opened {
         }
         let here = db::holdings::count(&database).await?;
         let mark = moves::find(&database, Side::Target).await?.map(|mark| mark.id);
-        let nodes = moves::nodes(&database, Timestamp::now().minus(SEEN_WITHIN)).await?.len();
+        let nodes = moves::nodes(&database, database.now().minus(SEEN_WITHIN)).await?.len();
         database.close().await;
         let refusal = if mark.as_deref() == Some(self.id().as_str()) {
             None
@@ -396,13 +396,14 @@ async fn mark(target: &Database, id: &str) -> Result<(), Error> {
 
 /// From now on it is as good as any other database.
 async fn conclude(target: &Database) -> Result<(), Error> {
+    let now = target.now();
     let write = target.write_past_gate(
         None,
-        |connection| {
+        move |connection| {
             Box::pin(async move {
                 copying::raise_generation(connection).await?;
                 // What became due since the snapshot is due.
-                db::clock::set_seen(connection, Timestamp::now()).await?;
+                db::clock::set_seen(connection, now).await?;
                 moves::delete(connection, Side::Target).await
             })
         },

@@ -33,6 +33,7 @@ mod sqlite;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod tickets;
+mod time;
 pub(crate) mod triggers;
 pub(crate) mod variants;
 mod writer;
@@ -52,12 +53,12 @@ pub(crate) use self::migrations::newest as newest_schema;
 pub use self::postgres::Patience;
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
+use self::time::DatabaseTime;
 pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
 use crate::durable::is_same_file;
 use crate::halt::Halt;
-use crate::model::Timestamp;
 
 /// Which database.
 #[derive(Clone)]
@@ -108,6 +109,7 @@ pub struct Database {
     announcer: Announcer,
     gate: Arc<RwLock<()>>,
     refuses: Arc<AtomicBool>,
+    time: Arc<DatabaseTime>,
     /// Nothing is ever written.
     looks: bool,
 }
@@ -197,7 +199,7 @@ impl Database {
     async fn open_with(place: &Place, halt: Arc<Halt>, schema: Schema) -> Result<Self, Error> {
         let announcer = Announcer::default();
         let engine = Engine::open(place, halt, announcer.clone(), schema).await?;
-        Ok(Self::of(engine, announcer, false))
+        Self::of(engine, announcer, false).timed().await
     }
 
     /// Opens a database that is there, of exactly this program's schema, and never writes to it.
@@ -205,12 +207,18 @@ impl Database {
     /// # Errors
     /// [`Error::Internal`] when it isn't there or can't be opened, or its schema is older or newer.
     pub async fn look(place: &Place) -> Result<Self, Error> {
-        Ok(Self::of(Engine::look(place).await?, Announcer::default(), true))
+        Self::of(Engine::look(place).await?, Announcer::default(), true).timed().await
     }
 
     fn of(engine: Engine, announcer: Announcer, looks: bool) -> Self {
         let engine = Arc::new(ArcSwap::from_pointee(engine));
-        Self { engine, announcer, gate: Arc::default(), refuses: Arc::default(), looks }
+        Self { engine, announcer, gate: Arc::default(), refuses: Arc::default(), time: Arc::default(), looks }
+    }
+
+    /// Knows how late it is by the database's clock.
+    async fn timed(self) -> Result<Self, Error> {
+        self.measure_time().await?;
+        Ok(self)
     }
 
     /// Whether it was opened to be looked at, and is never written to.
@@ -323,7 +331,8 @@ impl Database {
     /// From now on this is another database; what runs on the old one ends there.
     pub(crate) async fn switch_to(&self, place: &Place, halt: Arc<Halt>) -> Result<(), Error> {
         self.engine.store(Arc::new(Engine::open(place, halt, self.announcer.clone(), Schema::Newest).await?));
-        Ok(())
+        // Until it is known, the time of the old one goes on.
+        self.measure_time().await.map(|_| ())
     }
 
     /// Whether a trivial read works now.
@@ -336,14 +345,6 @@ impl Database {
                 sqlx::query("SELECT 1").execute(sqlite.reader()).await.map(|_| ()).map_err(|error| read_failed(&error))
             }
             Engine::Postgres(postgres) => postgres.ping().await,
-        }
-    }
-
-    /// What the database's own clock says; none where it has none of its own.
-    pub(crate) async fn clock(&self) -> Result<Option<Timestamp>, Error> {
-        match &*self.engine() {
-            Engine::Sqlite(_) => Ok(None),
-            Engine::Postgres(postgres) => postgres.clock().await.map(Some),
         }
     }
 

@@ -180,7 +180,7 @@ impl Brake {
         let (source, claim, state) = (source.clone(), claim.clone(), state.clone());
         let pulses = tokio::spawn(async move {
             loop {
-                say(&source, &claim, &state, Timestamp::now().plus(HELD)).await;
+                say(&source, &claim, &state, source.now().plus(HELD)).await;
                 let ends = tokio::time::timeout(HELD, &mut released).await.is_ok();
                 // Said too, because clocks differ.
                 say(&source, &claim, &state, Timestamp(0)).await;

@@ -223,7 +223,7 @@ impl Move {
         self.wait_for_nodes(false).await?;
         (self.report)(Progress::Waiting);
         let begun = Instant::now();
-        self.state.waits_until = Timestamp::now().plus(WAITS_MAX);
+        self.state.waits_until = self.source.now().plus(WAITS_MAX);
         self.note(Stage::Waiting).await?;
         if let Err(error) = self.prepare(hand_over, begun + PREPARED_WITHIN).await {
             triggers::allow_changes(&self.source, Some(&self.source_claim)).await?;
@@ -296,7 +296,7 @@ impl Move {
         loop {
             // A service on SQLite says that it is there only while it sees that a move is on.
             let asked_for = !hold_back || begun.elapsed() > Duration::from_millis(2500);
-            let nodes = moves::nodes(&self.source, Timestamp::now().minus(SEEN_WITHIN)).await?;
+            let nodes = moves::nodes(&self.source, self.source.now().minus(SEEN_WITHIN)).await?;
             let slow = nodes.iter().filter(|(_, waits)| *waits != hold_back).count();
             if (asked_for || !nodes.is_empty()) && slow == 0 {
                 return Ok(nodes.len());

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -23,7 +22,7 @@ use super::identity::IDENTITY;
 use crate::Error;
 use crate::durable::{self, Folders, RenameFailed, make_folder};
 use crate::halt::Halt;
-use crate::model::BlobKey;
+use crate::model::{BlobKey, Timestamp};
 use crate::spool::Content;
 
 /// What is written at a time.
@@ -253,15 +252,15 @@ impl LocalDisk {
     }
 }
 
-/// Staging files below the root, and what was left in the spool, when older than the grace period. The store's own listing hides them,
+/// Staging files below the root, and what was left in the spool, when last changed before a moment. The store's own listing hides them,
 /// hence the walk.
-pub(super) async fn leftovers(root: Option<PathBuf>, spool: PathBuf, grace: Duration) -> Result<Vec<Leftover>, Error> {
+pub(super) async fn leftovers(root: Option<PathBuf>, spool: PathBuf, before: Timestamp) -> Result<Vec<Leftover>, Error> {
     tokio::task::spawn_blocking(move || {
         let mut found = Vec::new();
         if let Some(root) = root {
-            walk(&root, &mut |path| is_staging_file(&root, path), grace, &mut found)?;
+            walk(&root, &mut |path| is_staging_file(&root, path), before, &mut found)?;
         }
-        walk(&spool, &mut |path| is_spool_file(&spool, path), grace, &mut found)?;
+        walk(&spool, &mut |path| is_spool_file(&spool, path), before, &mut found)?;
         Ok::<_, io::Error>(found)
     })
     .await
@@ -297,9 +296,9 @@ fn is_spool_file(spool: &Path, path: &Path) -> bool {
     path.parent() == Some(spool) && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"))
 }
 
-/// Removes what is empty of the folders inside a folder, when older than the grace period. Whoever puts something into one at this
+/// Removes what is empty of the folders inside a folder, when last changed before a moment. Whoever puts something into one at this
 /// moment makes it again.
-pub(super) async fn remove_empty_folders(folder: PathBuf, grace: Duration) -> Result<(), Error> {
+pub(super) async fn remove_empty_folders(folder: PathBuf, before: Timestamp) -> Result<(), Error> {
     let remove = move || {
         let entries = match std::fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -308,8 +307,7 @@ pub(super) async fn remove_empty_folders(folder: PathBuf, grace: Duration) -> Re
         for entry in entries {
             let entry = entry?;
             let Ok(meta) = entry.metadata() else { continue };
-            let age = SystemTime::now().duration_since(meta.modified()?).unwrap_or_default();
-            if meta.is_dir() && age >= grace {
+            if meta.is_dir() && Timestamp::from(meta.modified()?) <= before {
                 // One that holds something is refused.
                 let _ = std::fs::remove_dir(entry.path());
             }
@@ -336,7 +334,7 @@ pub(super) fn check_space(folder: &Path, incoming_bytes: u64, reserve: super::Re
     if free_bytes < reserve.bytes_min.saturating_add(incoming_bytes) || !inodes_left { Err(Error::NoSpace) } else { Ok(()) }
 }
 
-fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, found: &mut Vec<Leftover>) -> io::Result<()> {
+fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, before: Timestamp, found: &mut Vec<Leftover>) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         // Nothing was ever spooled, or somebody has just removed an empty folder.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -346,12 +344,9 @@ fn walk(folder: &Path, wanted: &mut impl FnMut(&Path) -> bool, grace: Duration, 
         let entry = entry?;
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() {
-            walk(&entry.path(), wanted, grace, found)?;
-        } else if wanted(&entry.path()) {
-            let age = SystemTime::now().duration_since(meta.modified()?).unwrap_or_default();
-            if age >= grace {
-                found.push(Leftover { path: entry.path(), size_bytes: meta.len() });
-            }
+            walk(&entry.path(), wanted, before, found)?;
+        } else if wanted(&entry.path()) && Timestamp::from(meta.modified()?) <= before {
+            found.push(Leftover { path: entry.path(), size_bytes: meta.len() });
         }
     }
     Ok(())

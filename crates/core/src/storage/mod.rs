@@ -31,7 +31,7 @@ pub(crate) use self::trash::Trashed;
 use crate::Error;
 use crate::durable::make_folder;
 use crate::halt::Halt;
-use crate::model::{BlobKey, Version};
+use crate::model::{BlobKey, Timestamp, Version};
 use crate::spool::Content;
 
 /// Variants stand beside the namespaces; no namespace may have this name.
@@ -250,13 +250,13 @@ impl Storage {
         Ok(())
     }
 
-    /// Removes the folders of renderings that hold none and are older than the grace period. A bucket has no folders.
+    /// Removes the folders of renderings that hold none and are were last changed before a moment. A bucket has no folders.
     ///
     /// # Errors
     /// [`Error::Internal`] when they can't be listed.
-    pub(crate) async fn remove_empty_variant_folders(&self, grace: Duration) -> Result<(), Error> {
+    pub(crate) async fn remove_empty_variant_folders(&self, before: Timestamp) -> Result<(), Error> {
         match &*self.backend() {
-            Backend::Local(disk) => local::remove_empty_folders(disk.root.join(VARIANTS), grace).await,
+            Backend::Local(disk) => local::remove_empty_folders(disk.root.join(VARIANTS), before).await,
             Backend::Bucket(_) => Ok(()),
         }
     }
@@ -304,13 +304,13 @@ impl Storage {
         Ok(())
     }
 
-    /// Staging files that a crash left behind, older than the grace period. A bucket's are removed by its own lifecycle rule.
-    pub(crate) async fn leftovers(&self, grace: Duration) -> Result<Vec<Leftover>, Error> {
+    /// Staging files that a crash left behind, last changed before a moment. A bucket's are removed by its own lifecycle rule.
+    pub(crate) async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, Error> {
         let root = match &*self.backend() {
             Backend::Local(disk) => Some(disk.root.clone()),
             Backend::Bucket(_) => None,
         };
-        local::leftovers(root, self.spool.clone(), grace).await
+        local::leftovers(root, self.spool.clone(), before).await
     }
 
     pub(crate) async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), Error> {

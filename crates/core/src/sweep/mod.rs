@@ -193,19 +193,9 @@ pub async fn run_if_due(app: &App) -> Result<bool, Error> {
     let Some(_running) = Running::begin(&app.sweeping) else { return Ok(false) };
     let Some(lease) = leases::take_free(app, LEASE.to_owned(), LEASE_LASTS).await? else { return Ok(false) };
     let started = tokio::time::Instant::now();
-    let lost = async {
-        loop {
-            tokio::time::sleep(LEASE_LASTS / 4).await;
-            match lease.extend(app, LEASE_LASTS).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => tracing::warn!(%error, "the lease of the sweep could not be extended"),
-            }
-        }
-    };
     let swept = tokio::select! {
         swept = run(app, Mode::Remove, |_| {}) => swept,
-        () = lost => Err(Error::Internal { detail: "another node has begun to sweep".into() }),
+        () = leases::keep(LEASE_LASTS, || lease.extend(app, LEASE_LASTS)) => Err(Error::Internal { detail: "another node has begun to sweep".into() }),
     };
     let rest = app.options.sweep.interval.saturating_sub(started.elapsed());
     lease.extend(app, if swept.is_ok() { rest } else { Duration::ZERO }).await?;
@@ -251,9 +241,9 @@ async fn run_once(app: &App, mode: Mode, report: &mut Report<'_>) -> Result<Summ
     }
     sweep_variants(app, mode, now.of_store.minus(options.grace), &mut summary, report).await?;
     if mode != Mode::DryRun {
-        app.storage.remove_empty_variant_folders(options.grace).await?;
+        app.storage.remove_empty_variant_folders(now.of_store.minus(options.grace)).await?;
     }
-    for leftover in app.storage.leftovers(options.grace).await? {
+    for leftover in app.storage.leftovers(now.of_store.minus(options.grace)).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;
         report(&Finding::Leftover { path: leftover.path.clone(), size_bytes: leftover.size_bytes });
@@ -307,7 +297,7 @@ async fn end(app: &App, now: Timestamp, summary: &Summary) -> Result<(), Error> 
             })
         })
         .await?;
-    app.clock.note(&app.database).await?;
+    app.clock.note().await?;
     tracing::info!(?summary, "swept");
     let trashed = if summary.stopped { 0 } else { summary.orphans };
     let Summary { deleted, brought_back, .. } = *summary;

@@ -2,10 +2,10 @@
 //! up at every use, so that a change acts at once.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use imagewell_core::Error;
-use imagewell_core::model::{AccountId, Actor, KeyPurpose, SigningKey};
+use imagewell_core::model::{AccountId, Actor, KeyPurpose, SigningKey, Timestamp};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -18,6 +18,9 @@ use crate::serve::Service;
 
 /// A longer token is refused unread.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// What is said of a token whose time is over.
+const EXPIRED: &str = "it has expired";
 
 /// What a token of ours says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,7 +63,7 @@ impl TokenKeys {
 /// [`Error::Internal`] when there is no key to sign with.
 pub fn issue(service: &Service, client: &Actor, lifetime: Duration) -> Result<String, Error> {
     let key = service.app.keys.current(KeyPurpose::Tokens)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = seconds(service.app.now());
     let claims = Claims {
         iss: service.settings.oauth.issuer.clone(),
         exp: now + lifetime.as_secs(),
@@ -73,6 +76,11 @@ pub fn issue(service: &Service, client: &Actor, lifetime: Duration) -> Result<St
     let header = Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::RS256) };
     let parsed = service.token_keys.parsed(&key)?;
     jsonwebtoken::encode(&header, &claims, &parsed.0).map_err(|error| Error::internal("signing a token", &error))
+}
+
+/// Seconds since 1970.
+fn seconds(time: Timestamp) -> u64 {
+    u64::try_from(time.0 / 1_000_000).unwrap_or(0)
 }
 
 /// Whose token this is, ours or the configured identity provider's.
@@ -107,14 +115,17 @@ async fn verify_own(service: &Service, token: &str, header: &Header) -> Result<A
     let key = key.ok_or(Denied::InvalidToken("its key is not one of ours, or not any more"))?;
     let parsed = service.token_keys.parsed(&key)?;
     let mut validation = Validation::new(Algorithm::RS256);
-    validation.leeway = 0;
-    // At the second that it names, not after it (RFC 7519 §4.1.4).
-    validation.reject_tokens_expiring_in_less_than = 1;
+    // By the time that all nodes have in common, below.
+    validation.validate_exp = false;
     validation.set_issuer(&[&service.settings.oauth.issuer]);
     validation.set_required_spec_claims(&["exp", "iss", "sub"]);
     let claims = jsonwebtoken::decode::<Claims>(token, &parsed.1, &validation)
         .map_err(|error| Denied::InvalidToken(reason(&error)))?
         .claims;
+    // At the second that it names, not after it (RFC 7519 §4.1.4).
+    if seconds(service.app.now()) >= claims.exp {
+        return Err(Denied::InvalidToken(EXPIRED));
+    }
     let actor = service.app.accounts.actor(AccountId(claims.sub)).await?;
     actor
         .filter(|actor| actor.org.0 == claims.org_id)
@@ -124,7 +135,7 @@ async fn verify_own(service: &Service, token: &str, header: &Header) -> Result<A
 /// Why a token is not good, in words for its bearer.
 pub(super) fn reason(error: &jsonwebtoken::errors::Error) -> &'static str {
     match error.kind() {
-        ErrorKind::ExpiredSignature => "it has expired",
+        ErrorKind::ExpiredSignature => EXPIRED,
         ErrorKind::ImmatureSignature => "it is not valid yet",
         ErrorKind::InvalidIssuer => "it is from another issuer",
         ErrorKind::InvalidAudience => "it is meant for another audience",

@@ -351,7 +351,7 @@ settings! {
         /// Seconds by which the clock may be ahead of the last moment at which the database was in use. What has become due by a clock that is further ahead
         /// is removed as time passes, at twice the speed, and not at once.
         clock_jump_seconds_max: u64 = "600";
-        /// Seconds by which a node's clock may differ from PostgreSQL's before that node removes nothing.
+        /// Seconds by which a node's clock may differ from PostgreSQL's before that node removes nothing and is unready.
         clock_offset_seconds_max: u64 = "60";
     }
 

@@ -1,12 +1,16 @@
-//! Clocks that jump, and clocks of nodes that differ from the database's, remove nothing.
+//! Clocks that jump, and clocks of nodes that differ from the database's, remove nothing and end nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use imagewell_core::sweep::{self, Finding, Mode};
 
-use crate::app::{Answer, Data, TestApp};
+use crate::app::{Actor, Answer, Data, PASSWORD, TestApp};
+use crate::dropbox::{PICTURES, Portal, stripes};
 use crate::file_service::{FileAnswer as _, Machine};
 use crate::fixtures::png;
+use crate::process::{PLAN, Process, imagewell, share, text};
 
 /// As seen from a clock that is eight days ahead: what is written down of the present moves back instead.
 const EIGHT_DAYS_AGO: [&str; 2] =
@@ -108,9 +112,96 @@ async fn a_node_whose_clock_differs_from_the_databases_sweeps_nothing() {
         if refuses {
             let why = swept.expect_err("is refused").to_string();
             assert!(why.contains("clock differs from the database's"), "{seconds}: {why}");
-            assert!(orphan.exists() && told.contains("clock differs"), "{seconds}: {told}");
+            assert!(orphan.exists() && told.contains("not ready"), "{seconds}: {told}");
         } else {
             assert_eq!((swept.expect("sweeps").orphans, orphan.exists(), told.as_str()), (1, false, "ready\n"));
         }
     }
+}
+
+/// Debian's library, which gives a process another time.
+fn libfaketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("folder").flatten();
+    let file = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.exists());
+    file.expect("the package libfaketime")
+}
+
+/// A node that is eight days ahead, on the same database and store as one whose clock is right: the time is the database's. The store is a
+/// folder, since a bucket refuses whoever is off by so much.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_eight_days_ahead_loses_and_ends_nothing() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (right, ahead) = (folder.path().join("a"), folder.path().join("b"));
+    share(&[&right, &ahead]);
+    let store = folder.path().join("store");
+    let on_store = |data: &std::path::Path, arguments: &[&str]| {
+        let mut command = imagewell(data, arguments);
+        command.env("IMAGEWELL_STORAGE_URL", format!("file://{}", store.display()));
+        command
+    };
+    let plan = folder.path().join("plan.toml");
+    std::fs::write(&plan, PLAN).expect("writes");
+    let made = on_store(&right, &["provision", &plan.to_string_lossy()]).output().expect("runs");
+    assert!(made.status.success(), "{}", text(&made));
+    let first = Process::start(on_store(&right, &["serve"]));
+    let ada = first.actor("ada").await;
+    let mut uploaded = vec![ada.upload(png(8, 8, 1)).await.uuid()];
+    let till = Machine::till_at(&first.url, "till01");
+    till.upload("a.png", png(8, 8, 1)).await.file();
+    till.send("DELETE", "rewards/a.png").await.file();
+    let mut portal = Portal::at(&first.url);
+    assert_eq!(portal.log_in("ada", PASSWORD).await.status.as_u16(), 200);
+    let ticket = portal.ticket(stripes(60, 60)).await;
+    let generate = |node: &Process| {
+        let body = serde_json::json!({ "key": "backoffice", "secret": "canary-secret-1" });
+        Actor::at(&node.url).post("/v3/oauth/token/generate").json(&body)
+    };
+    let token = |answer: Answer| answer.json()["data"]["accessToken"].as_str().expect("a token").to_owned();
+    let of_first = token(Answer::of(generate(&first)).await);
+
+    let mut command = on_store(&ahead, &["serve"]);
+    command
+        .env("LD_PRELOAD", libfaketime())
+        .env("FAKETIME", "+8d")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1")
+        .env("IMAGEWELL_SWEEP_INTERVAL_SECONDS", "1");
+    let second = Process::start(command);
+    let begun = std::time::Instant::now();
+    while (second.metric("imagewell_clock_offset_seconds").await + 691_200.0).abs() > 3600.0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the second node's clock must be eight days ahead, and say so");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(Answer::of(Actor::at(&second.url).get("/readyz")).await.status.as_u16(), 503);
+    assert_eq!(Answer::of(Actor::at(&first.url).get("/readyz")).await.status.as_u16(), 200);
+
+    // Sessions, tokens and pictures of the one are good at the other.
+    let there = ada.at_node(&second.url);
+    assert_eq!(there.read(&uploaded[0]).await.status.as_u16(), 200);
+    uploaded.push(there.upload(png(8, 8, 2)).await.uuid());
+    let of_second = token(Answer::of(generate(&second)).await);
+    for (node, token) in [(&second, &of_first), (&first, &of_second)] {
+        let path = format!("{}/api_gateway/file-service/rewards/none.png", node.url);
+        let asked = Answer::of(reqwest::Client::new().get(path).bearer_auth(token)).await;
+        assert_eq!(asked.status.as_u16(), 404, "{}", asked.text());
+    }
+    let eve = second.actor("ada").await;
+    assert_eq!(eve.at_node(&first.url).read(&uploaded[0]).await.status.as_u16(), 200);
+    for node in [&second, &first] {
+        let picture = Answer::of(Actor::at(&node.url).get(&format!("{PICTURES}/{ticket}?size=32"))).await;
+        assert_eq!(picture.status.as_u16(), 200, "{}", picture.text());
+    }
+
+    // It sweeps each second, and each tenth second what nobody took; meanwhile images are stored.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        uploaded.push(ada.upload(png(8, 8, 3)).await.uuid());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(second.log().contains("nothing is swept"), "{}", second.log());
+    for uuid in &uploaded {
+        assert_eq!(ada.read(uuid).await.status.as_u16(), 200);
+    }
+    let restored = Machine::till_at(&second.url, "till01").send("POST", "rewards/a.png/restore").await;
+    assert_eq!(restored.status.as_u16(), 200, "{}", restored.text());
 }

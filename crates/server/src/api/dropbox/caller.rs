@@ -2,11 +2,11 @@
 //! clothes are this API's.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use imagewell_core::model::{Actor, SessionToken};
+use imagewell_core::model::{Actor, SessionToken, Timestamp};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
@@ -85,7 +85,7 @@ impl Caller {
         let shown = headers.get(self.csrf_header()).map(|value| value.to_str().unwrap_or_default()).or(field);
         let proved = match access {
             Access::Read if !asked_for => true,
-            _ => from_here && (!asked_for || shown.is_some_and(|shown| self.is_csrf(shown))),
+            _ => from_here && (!asked_for || shown.is_some_and(|shown| self.is_csrf(shown, service.app.now()))),
         };
         if !proved {
             return Err(Refusal::csrf());
@@ -95,10 +95,10 @@ impl Caller {
     }
 
     /// In constant time as far as the token is concerned.
-    fn is_csrf(&self, shown: &str) -> bool {
+    fn is_csrf(&self, shown: &str, now: Timestamp) -> bool {
         let expires = shown.rsplit("%3D").next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let expected = csrf_value(&self.token, expires);
-        bool::from(expected.as_bytes().ct_eq(shown.as_bytes())) && milliseconds(SystemTime::now()) < expires
+        bool::from(expected.as_bytes().ct_eq(shown.as_bytes())) && milliseconds(now) < expires
     }
 }
 
@@ -125,15 +125,14 @@ fn csrf_value(token: &SessionToken, expires: u64) -> String {
     format!("TokenID%3D{}%2CexpirationTime%3D{expires}", uuid::Builder::from_custom_bytes(first).into_uuid())
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
-    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(time: Timestamp) -> u64 {
+    u64::try_from(time.0 / 1000).unwrap_or(0)
 }
 
 /// The cookies of a session that begins now.
-pub(super) fn login_cookies(caller: &Caller, settings: &Settings) -> Vec<HeaderValue> {
+pub(super) fn login_cookies(caller: &Caller, now: Timestamp, settings: &Settings) -> Vec<HeaderValue> {
     let seconds = settings.dropbox.session_seconds;
-    let now = SystemTime::now();
-    let (issued, expires) = (milliseconds(now), milliseconds(now + Duration::from_secs(seconds)));
+    let (issued, expires) = (milliseconds(now), milliseconds(now.plus(Duration::from_secs(seconds))));
     let org = &caller.actor.org_name;
     let fields = format!(
         "TokenID={},claimed_id={},issueTime={issued},expirationTime={expires},sig={}",

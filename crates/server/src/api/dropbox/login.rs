@@ -61,7 +61,7 @@ pub async fn log_out(State(service): State<Service>, headers: HeaderMap) -> Resu
 
 fn logged_in(service: &Service, caller: &Caller) -> Response {
     let answer = LoggedIn { login: caller.actor.login.clone(), fedmemberid: caller.actor.org_name.clone() };
-    with_cookies(Form::Plain.answer(Ok(Plain::json(&answer))), login_cookies(caller, &service.settings))
+    with_cookies(Form::Plain.answer(Ok(Plain::json(&answer))), login_cookies(caller, service.app.now(), &service.settings))
 }
 
 fn with_cookies(mut response: Response, cookies: Vec<HeaderValue>) -> Response {

@@ -70,7 +70,8 @@ async fn answer(service: &Service, path: Result<(String, String), PathRejection>
     let path = signed_path(head.uri.path());
     let mut granted = None;
     let link = |image: &Image| {
-        granted = signature.as_ref().and_then(|signature| signature.grants(&service.app.keys, image.org, path));
+        granted =
+            signature.as_ref().and_then(|signature| signature.grants(&service.app.keys, service.app.now(), image.org, path));
         (granted == Some(Grant::View)).then(|| Link(image.version.blob.clone()))
     };
     let found = fetch::find_any(&service.app, actor.as_deref(), id, number, link).await;
