@@ -6,7 +6,7 @@ use md5::{Digest as _, Md5};
 
 use crate::app::App;
 use crate::db::accounts::{Account, Provisioning, find_outside, fold};
-use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId, OrgReference, Preset};
+use crate::model::{AccountId, AccountKind, ActionKey, Namespace, NamespaceRules, Org, OrgId, OrgReference, Preset, Timestamp};
 use crate::passwords::{Asker, PASSWORD_BYTES_MAX};
 use crate::{Error, db};
 
@@ -120,18 +120,36 @@ pub struct Change(pub String);
 /// # Errors
 /// [`Error::Invalid`] names an org or role that doesn't exist or a name that is taken; nothing is changed then.
 pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
+    apply_unless(app, plan, |_| false).await.map(Option::unwrap_or_default)
+}
+
+/// As [`apply`], where nothing has been provisioned yet; else nothing is changed, and it returns none. Of several processes that do this at once,
+/// one does it.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_first(app: &App, plan: Plan) -> Result<Option<Vec<Change>>, Error> {
+    apply_unless(app, plan, |orgs| orgs > 0).await
+}
+
+/// As [`apply`], unless the number of orgs says that there is nothing to do.
+async fn apply_unless(app: &App, plan: Plan, is_done: fn(i64) -> bool) -> Result<Option<Vec<Change>>, Error> {
     let mut accounts = Vec::with_capacity(plan.accounts.len());
     for account in plan.accounts {
         accounts.push((hashed(app, &plan.orgs, &account).await?, account));
     }
     let (orgs, roles, namespaces, presets) = (plan.orgs, plan.roles, plan.namespaces, plan.presets);
-    let accept_svg = plan.accept_svg;
+    let (accept_svg, now) = (plan.accept_svg, app.database.now());
     let changes = app
         .database
         .write(move |connection| {
             Box::pin(async move {
-                let mut run = Run { rows: Provisioning(connection), changes: Vec::new(), concerned: BTreeSet::new() };
+                let mut run = Run { rows: Provisioning(connection), now, changes: Vec::new(), concerned: BTreeSet::new() };
+                // Others who provision wait here.
                 run.rows.hold_generation().await?;
+                if is_done(run.rows.org_count().await?) {
+                    return Ok(None);
+                }
                 for org in &orgs {
                     run.org(org).await?;
                 }
@@ -156,7 +174,7 @@ pub async fn apply(app: &App, plan: Plan) -> Result<Vec<Change>, Error> {
                 if !run.changes.is_empty() {
                     run.rows.raise_generation().await?;
                 }
-                Ok(run.changes)
+                Ok(Some(run.changes))
             })
         })
         .await
@@ -220,6 +238,7 @@ async fn hashed(app: &App, orgs: &[Org], plan: &AccountPlan) -> Result<String, E
 
 struct Run<'c> {
     rows: Provisioning<'c>,
+    now: Timestamp,
     changes: Vec<Change>,
     /// Whose they are.
     concerned: BTreeSet<OrgId>,
@@ -328,7 +347,7 @@ impl Run<'_> {
         };
         let id = match self.rows.find(org, plan.kind, &plan.login).await? {
             None => {
-                self.rows.insert_account(plan.kind, &wanted).await?;
+                self.rows.insert_account(plan.kind, &wanted, self.now).await?;
                 self.say(org, format!("{label}: added"));
                 wanted.id
             }

@@ -156,10 +156,10 @@ impl Accounts {
         if let Some(account) = db::accounts::find_outside_account(&self.database, org, &key).await? {
             return Ok(account);
         }
-        let (row_key, login) = (key.clone(), caller.subject.clone());
+        let (row_key, login, now) = (key.clone(), caller.subject.clone(), self.database.now());
         self.database
             .write(move |connection| {
-                Box::pin(async move { db::accounts::insert_outside_account(connection, org, &row_key, &login).await })
+                Box::pin(async move { db::accounts::insert_outside_account(connection, org, &row_key, &login, now).await })
             })
             .await?;
         tracing::info!(target: "audit", login = caller.subject, org = org.0, issuer = caller.issuer, "first request of an outside caller");

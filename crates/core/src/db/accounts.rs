@@ -142,13 +142,19 @@ pub(crate) async fn find_outside_account(database: &Database, org: OrgId, key: &
 }
 
 /// Makes such an account, unless it is there. `key` is what tells it from others, `login` what people see.
-pub(crate) async fn insert_outside_account(connection: &mut Connection, org: OrgId, key: &str, login: &str) -> Result<(), Error> {
+pub(crate) async fn insert_outside_account(
+    connection: &mut Connection,
+    org: OrgId,
+    key: &str,
+    login: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
     query(INSERT_OUTSIDE)
         .bind(AccountId::mint().0.to_string())
         .bind(org.0)
         .bind(login)
         .bind(key)
-        .bind(Timestamp::now().0)
+        .bind(now.0)
         .execute(connection)
         .await?;
     Ok(())
@@ -249,7 +255,7 @@ impl Provisioning<'_> {
         row.map(Account::try_from).transpose()
     }
 
-    pub(crate) async fn insert_account(&mut self, kind: AccountKind, account: &Account) -> Result<(), Error> {
+    pub(crate) async fn insert_account(&mut self, kind: AccountKind, account: &Account, now: Timestamp) -> Result<(), Error> {
         let statement = query(INSERT_ACCOUNT)
             .bind(account.id.0.to_string())
             .bind(account.org.0)
@@ -260,7 +266,7 @@ impl Provisioning<'_> {
             .bind(account.secret_hash.clone())
             .bind(account.disabled)
             .bind(account.token_ttl_seconds)
-            .bind(Timestamp::now().0);
+            .bind(now.0);
         self.run(statement).await.map(|_| ())
     }
 
@@ -292,6 +298,11 @@ impl Provisioning<'_> {
     /// Makes other provisioning wait until this one is committed.
     pub(crate) async fn hold_generation(&mut self) -> Result<(), Error> {
         self.run(query(HOLD_GENERATION)).await.map(|_| ())
+    }
+
+    /// How many orgs there are, seen from within.
+    pub(crate) async fn org_count(&mut self) -> Result<i64, Error> {
+        query(ORG_COUNT).fetch_value(&mut *self.0).await
     }
 
     /// Tells every process that caches rights to forget them.

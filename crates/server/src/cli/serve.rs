@@ -100,13 +100,14 @@ async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>
     };
     let orgs = vec![Org { id: OrgId(1), name: admin_password::ORG.into() }];
     let plan = Plan { orgs, accounts: vec![admin], ..Plan::default() };
-    if let Err(error) = provision::apply(&service.app, plan).await {
-        admin_password::remove(data_dir)?;
-        // Several nodes may start for the first time at once; one of them makes the admin and tells the password.
-        return match provision::is_empty(&service.app).await {
-            Ok(false) => Ok(()),
-            _ => Err(explained(error)),
-        };
+    // Several nodes may start for the first time at once; one of them makes the admin and tells the password.
+    match provision::apply_first(&service.app, plan).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ok(admin_password::remove(data_dir)?),
+        Err(error) => {
+            admin_password::remove(data_dir)?;
+            return Err(explained(error));
+        }
     }
     println!("First start: made the org `default` and the user `admin`.");
     if std::io::stdout().is_terminal() {
