@@ -1,10 +1,10 @@
 //! Avatars: pictures that resources have taken out of the dropbox. A resource keeps those that it had before.
 
 use crate::app::App;
-use crate::model::{Actor, Image, Resource, TicketNumber, Timestamp};
+use crate::model::{Actor, Image, Resource, TicketNumber};
 use crate::{Error, access, db, tickets};
 
-/// For the next number of a resource, if others take it at the same time.
+/// For the next number of a resource. One is enough but while nodes of earlier versions, which lock nothing, take it at the same time.
 const TRIES_MAX: usize = 10;
 
 /// The present avatar, or the one of a number. None stands for the generated default.
@@ -29,13 +29,14 @@ pub async fn find(app: &App, actor: &Actor, resource: &Resource, number: Option<
 pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketNumber) -> Result<i64, Error> {
     access::check(actor, access::Action::EditResource(resource))?;
     let image = tickets::find_own(app, actor, number).await?;
-    let (row, org, by, now) = (resource.clone(), actor.org, actor.account, Timestamp::now());
+    let (row, org, by, now) = (resource.clone(), actor.org, actor.account, app.database.now());
     let avatar = retried(|| {
         let row = row.clone();
         app.database.write(move |connection| {
             Box::pin(async move {
+                db::avatars::lock(connection, org, &row).await?;
                 let id = db::tickets::claim(connection, number, org, now).await?.ok_or(Error::NotFound)?;
-                db::avatars::append(connection, org, &row, Some(id), by).await
+                db::avatars::append(connection, org, &row, Some(id), by, now).await
             })
         })
     })
@@ -50,10 +51,15 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
 /// [`Error::Forbidden`].
 pub async fn drop_current(app: &App, actor: &Actor, resource: &Resource) -> Result<(), Error> {
     access::check(actor, access::Action::EditResource(resource))?;
-    let (row, org, by) = (resource.clone(), actor.org, actor.account);
+    let (row, org, by, now) = (resource.clone(), actor.org, actor.account, app.database.now());
     retried(|| {
         let row = row.clone();
-        app.database.write(move |connection| Box::pin(async move { db::avatars::append(connection, org, &row, None, by).await }))
+        app.database.write(move |connection| {
+            Box::pin(async move {
+                db::avatars::lock(connection, org, &row).await?;
+                db::avatars::append(connection, org, &row, None, by, now).await
+            })
+        })
     })
     .await?;
     tracing::info!(target: "audit", login = actor.login, org = actor.org.0, %resource, "avatar dropped");

@@ -12,6 +12,7 @@ statements! {
         AND v.number = i.latest_version AND v.deleted_us IS NULL");
     VERSION = select_image!("JOIN avatars a ON a.image_id = i.id WHERE a.org_id = $1 AND a.service = $2 AND a.resource = $3 \
         AND a.number = $4 AND v.number = i.latest_version AND v.deleted_us IS NULL");
+    LOCK = "SELECT $1", postgres: "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
     APPEND = "INSERT INTO avatars (org_id, service, resource, number, image_id, created_by, created_us) \
         VALUES ($1, $2, $3, COALESCE((SELECT MAX(number) FROM avatars WHERE org_id = $1 AND service = $2 AND resource = $3), 0) + 1, \
         $4, $5, $6) RETURNING number";
@@ -33,6 +34,11 @@ pub(crate) async fn find(
     row.map(Image::try_from).transpose()
 }
 
+/// Until the transaction ends, nobody else gives this resource an avatar: others wait. SQLite has one writer.
+pub(crate) async fn lock(connection: &mut Connection, org: OrgId, resource: &Resource) -> Result<(), Error> {
+    query(LOCK).bind(format!("avatars of {} {resource}", org.0)).execute(connection).await.map(|_| ())
+}
+
 /// Makes an image the resource's avatar, or with none the default. Gives the avatar's number; none when it is the default already.
 pub(crate) async fn append(
     connection: &mut Connection,
@@ -40,6 +46,7 @@ pub(crate) async fn append(
     resource: &Resource,
     image: Option<ImageId>,
     by: AccountId,
+    now: Timestamp,
 ) -> Result<Option<i64>, Error> {
     let current: Option<(i64, Option<String>)> = query(CURRENT)
         .bind(org.0)
@@ -56,7 +63,7 @@ pub(crate) async fn append(
         .bind(resource.id().to_owned())
         .bind(image.map(|image| image.to_string()))
         .bind(by.0.to_string())
-        .bind(Timestamp::now().0)
+        .bind(now.0)
         .fetch_value(connection)
         .await
         .map(Some)
