@@ -47,6 +47,7 @@ enum Refused {
     Wrong,
     TooMany(Duration),
     Busy(Duration),
+    Invalid(String),
     Fault(String),
 }
 
@@ -122,6 +123,7 @@ impl Prover {
             Some(Err(Refused::Wrong)) => Err(Error::WrongCredentials),
             Some(Err(Refused::TooMany(retry_after))) => Err(Error::TooMany { retry_after }),
             Some(Err(Refused::Busy(retry_after))) => Err(Error::Busy { retry_after }),
+            Some(Err(Refused::Invalid(reason))) => Err(Error::Invalid { reason }),
             Some(Err(Refused::Fault(detail))) => Err(Error::Internal { detail }),
             None => Err(Error::Internal { detail: "judging a proof broke off".into() }),
         }
@@ -161,7 +163,7 @@ impl Prover {
                 tracing::warn!(target: "audit", kind = kind.as_str(), login, %address, "login attempts are over the limit");
                 "limited"
             }
-            Err(Refused::Busy(_) | Refused::Fault(_)) => return outcome,
+            Err(Refused::Busy(_) | Refused::Invalid(_) | Refused::Fault(_)) => return outcome,
         };
         metrics::counter!("imagewell_logins_total", "outcome" => label).increment(1);
         outcome
@@ -176,8 +178,8 @@ impl Prover {
         let (login, local_part) = self.login_hashes(*kind, login);
         let attempting = Attempting { login, local_part, account, network: network(*address), known };
         let attempt = self.attempts.begin(attempting).map_err(Refused::TooMany)?;
-        let usable = found.as_ref().filter(|account| !account.disabled && !attempt.refused);
-        let hash = usable.map(|account| account.secret_hash.clone());
+        let judged = found.as_ref().filter(|_| !attempt.refused);
+        let hash = judged.map(|account| account.secret_hash.clone());
         let fits = secret.len() <= PASSWORD_BYTES_MAX;
         let secret = if fits { secret.clone() } else { String::new() };
         let asker = Asker {
@@ -185,7 +187,12 @@ impl Prover {
             range: range(*address),
             known: account.is_some_and(|account| self.known.range(account, *address)),
         };
-        match (self.passwords.verify(secret, hash, asker).await, usable) {
+        match (self.passwords.verify(secret, hash, asker).await, judged) {
+            // Whoever knows the secret is not guessing: a till that was disabled goes on asking, and is told the same each time.
+            (Ok(true), Some(account)) if fits && account.disabled => {
+                attempt.give_back();
+                Err(Refused::Wrong)
+            }
             (Ok(true), Some(account)) if fits => {
                 attempt.give_back();
                 self.known.note(account.id, *address);
@@ -243,6 +250,7 @@ fn local_part(login: &str) -> &str {
 fn refused(error: Error) -> Refused {
     match error {
         Error::Busy { retry_after } => Refused::Busy(retry_after),
+        Error::Invalid { reason } => Refused::Invalid(reason),
         Error::Internal { detail } => Refused::Fault(detail),
         other => Refused::Fault(other.to_string()),
     }

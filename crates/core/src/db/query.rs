@@ -210,15 +210,27 @@ impl<'v> Query<'v> {
         self
     }
 
+    /// PostgreSQL stores no NUL in text, so neither database is asked for it.
+    fn check(&self) -> Result<(), Error> {
+        let is_storable = |value: &Value<'_>| !matches!(value, Value::Text(Some(text)) if text.contains('\0'));
+        if self.values.iter().all(is_storable) {
+            return Ok(());
+        }
+        Err(Error::invalid("text with a NUL character (U+0000) is not accepted"))
+    }
+
     pub(super) async fn fetch_optional<R: Row>(self, on: impl Into<On<'_>>) -> Result<Option<R>, Error> {
+        self.check()?;
         fetch!(self, on, R, fetch_optional)
     }
 
     pub(super) async fn fetch_one<R: Row>(self, on: impl Into<On<'_>>) -> Result<R, Error> {
+        self.check()?;
         fetch!(self, on, R, fetch_one)
     }
 
     pub(super) async fn fetch_all<R: Row>(self, on: impl Into<On<'_>>) -> Result<Vec<R>, Error> {
+        self.check()?;
         fetch!(self, on, R, fetch_all)
     }
 
@@ -248,6 +260,7 @@ impl<'v> Query<'v> {
 
     /// How many rows it changed.
     pub(super) async fn execute(self, connection: &mut Connection) -> Result<u64, Error> {
+        self.check()?;
         match &mut connection.link {
             Link::Sqlite(link) => {
                 let done = sqlx::query_with(self.sql.sqlite, arguments::<Sqlite>(&self.values)).execute(link).await;

@@ -46,6 +46,41 @@ async fn wrong_names_and_wrong_passwords_look_alike() {
     assert_eq!(missing.refused(422, "\"E_MISSINGPARAM\"")["data"]["missingParams"], json!(["password"]));
 }
 
+/// PostgreSQL stores no NUL, so it is refused whatever the database.
+#[tokio::test]
+async fn text_with_a_nul_is_the_callers_mistake_on_every_database() {
+    let app = TestApp::start().await;
+    let visitor = app.visitor();
+    for login in ["a\0da", "\0", "acme\0/ada", "ada@example.com\0"] {
+        visitor.log_in(login, PASSWORD).await.refused(400, "\"E_INVALIDPARAMS\"");
+        let portal = Answer::of(visitor.post("/api/login").json(&json!({ "email": login, "password": PASSWORD }))).await;
+        let token = Answer::of(visitor.post("/v3/oauth/token/generate").json(&json!({ "key": login, "secret": PASSWORD }))).await;
+        for answer in [portal, token] {
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{login:?}: {}", answer.text());
+        }
+    }
+    assert_eq!(visitor.log_in("ada", "correct\0horse").await.status, StatusCode::BAD_REQUEST, "a wrong password");
+    let ada = app.actor("ada").await;
+    let till = crate::file_service::Machine::till(&app, "till01");
+    for path in [
+        "/opsportal/image/opstool/a%00b",
+        "/i/a%00b/w_10",
+        "/imagewell/a%00b",
+        "/api/dropbox/pictures/a%00b?size=32",
+        "/api/users/a%00b/avatar?size=32",
+        "/api/apps/a%00b/avatar?size=32",
+    ] {
+        let answer = Answer::of(ada.get(path)).await;
+        assert!(answer.status.is_client_error(), "{path}: {} {}", answer.status, answer.text());
+    }
+    for (method, name) in [("GET", "rewards/a%00.png"), ("DELETE", "rewards/a%00.png"), ("GET", "re%00wards/a.png")] {
+        let answer = till.send(method, name).await;
+        assert!(answer.status.is_client_error(), "{method} {name}: {} {}", answer.status, answer.text());
+    }
+    let machine = crate::file_service::Machine::basic(&app, "till\0", "x");
+    assert!(machine.send("GET", "rewards/a.png").await.status.is_client_error());
+}
+
 #[tokio::test]
 async fn a_login_seen_in_several_orgs_must_name_its_org() {
     let app = TestApp::start().await;

@@ -60,6 +60,13 @@ impl Refusal {
         Self { data, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "E_INVALIDPARAMS", format!("Not accepted: {reason}.")) }
     }
 
+    /// A login failed. What can't be a name is answered with the status of a wrong one.
+    pub(super) fn of_login(error: Error) -> Self {
+        let is_invalid = matches!(error, Error::Invalid { .. });
+        let refusal = Self::from(error);
+        if is_invalid { Self { status: StatusCode::BAD_REQUEST, ..refusal } } else { refusal }
+    }
+
     /// The CSRF token is missing or wrong. Clients look for the word in the body, fetch a token and try again.
     pub(super) fn csrf() -> Self {
         let message = "CSRF token missing or wrong: get one from /csrfToken and send it as X-CSRF-Token.";

@@ -103,7 +103,7 @@ pub async fn login(
             Ok(with_cookie(Some(session::session_cookie(&token, &service.settings)), answer))
         }
         Err(error) => {
-            let refusal = Refusal::from(error);
+            let refusal = Refusal::of_login(error);
             if html { form(&service, before, refusal.status(), Some(refusal.message())) } else { Err(refusal) }
         }
     }

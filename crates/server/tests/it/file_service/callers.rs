@@ -296,6 +296,25 @@ async fn a_change_of_rights_reaches_tokens_and_tills_at_once() {
     }
 }
 
+/// It goes on asking, as machines do, and its operator must be able to see why.
+#[tokio::test]
+async fn a_disabled_till_is_told_so_however_often_it_asks_and_guesses_are_counted_as_ever() {
+    let app = TestApp::with(&[("login.attempts_per_account_max", "3")]).await;
+    let till = Machine::till(&app, "till01");
+    till.send("GET", "rewards/a.png").await.failed(404);
+    let mut plan = plan();
+    plan.accounts.retain(|account| account.login == "till01");
+    plan.accounts[0].disabled = true;
+    provision::apply(&app.service.app, plan).await.expect("applies");
+    for _ in 0..8 {
+        till.send("GET", "rewards/a.png").await.failed(401);
+    }
+    let guess = Machine::basic(&app, "till01", &"a".repeat(32));
+    for status in [401, 401, 401, 429] {
+        guess.send("GET", "rewards/a.png").await.failed(status);
+    }
+}
+
 #[tokio::test]
 async fn tokens_end_and_keys_rotate_with_overlap() {
     let app = TestApp::with(&[("oauth.token_ttl_seconds", "4")]).await;
