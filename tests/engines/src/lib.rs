@@ -2,6 +2,7 @@
 
 pub mod failover;
 pub mod faults;
+pub mod lagging;
 pub mod postgres;
 pub mod s3;
 

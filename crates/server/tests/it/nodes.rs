@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use imagewell_core::model::KeyPurpose;
+use imagewell_engines::lagging::LaggingListeners;
 use reqwest::StatusCode;
 
 use crate::app::{Actor, Answer, Data, PASSWORD, PERMISSION, TestApp, image_path};
 use crate::dropbox::stripes;
 use crate::file_service::{FileAnswer as _, Machine, open};
 use crate::fixtures::{photograph, png, png_of_bytes};
-use crate::process::{Process, provision, share};
+use crate::process::{Process, imagewell, provision, share};
 
 /// What is promised of changes that one node makes and another one has in memory.
 const FIVE_SECONDS: Duration = Duration::from_secs(5);
@@ -123,6 +124,35 @@ async fn a_node_that_hears_nothing_knows_it_and_trusts_its_memory_no_longer() {
     pool.close().await;
 }
 
+/// A path that stalls, or a node that works off more than it can: what it hears is fresh only if it was said a moment ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hears_late_knows_it_and_trusts_its_memory_no_longer() {
+    const LAG: Duration = Duration::from_secs(15);
+    let first = TestApp::on(Data::outgrown(), &[]).await;
+    let (before, host) = first.data().database_url().split_once("?host=").expect("a socket");
+    let late = LaggingListeners::start(host);
+    let database_url = format!("postgres://postgres@{}/{}", late.address, before.rsplit('/').next().expect("name"));
+    let second = first.another_node(&[("database_url", &database_url)]).await;
+    let till = Machine::till(&first, "till01");
+    let token = till.upload("p.png", png(8, 8, 3)).await.file()["s3_token"].as_str().expect("key").to_owned();
+    Answer::of(till.request("PUT", "rewards/p.png/acl").body("PUBLIC")).await.file();
+    let leaving = first.visitor();
+    let kept = leaving.log_in("ada", PASSWORD).await.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    let uuid = first.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    let with_cookie = async || {
+        let request = reqwest::Client::new().get(second.url(&image_path(&uuid))).header("cookie", &kept);
+        Answer::of(request).await
+    };
+    // As long as nothing is late, it hears.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    late.be_late_by(LAG);
+    let plain = second.url(&format!("/imagewell/{token}"));
+    assert_eq!((open(&plain).await.status.as_u16(), with_cookie().await.status.as_u16()), (200, 200), "it has both in memory");
+    till.send("DELETE", "rewards/p.png").await.file();
+    assert_eq!(Answer::of(leaving.change("/site/logout").await).await.status, StatusCode::OK);
+    tokio::join!(soon(403, async || open(&plain).await), soon(401, with_cookie));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rendering_is_made_once_in_the_cluster() {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -228,18 +258,22 @@ async fn avatars_that_are_taken_on_two_nodes_at_once_get_numbers_of_their_own() 
     let (first, second) = two_nodes().await;
     let (here, there) = (crate::dropbox::Portal::user(&first, "ada").await, crate::dropbox::Portal::user(&second, "ada").await);
     let mut tickets = Vec::new();
-    for salt in 0..8 {
+    for salt in 0..24 {
         tickets.push(here.ticket(stripes(40 + salt, 40)).await);
     }
     let takes = tickets.iter().enumerate().map(|(index, ticket)| {
         let portal = if index % 2 == 0 { &here } else { &there };
         portal.take("users/ada", ticket)
     });
-    futures_util::future::join_all(takes).await;
+    for taken in futures_util::future::join_all(takes).await {
+        assert_eq!(taken.status, StatusCode::OK, "{}", taken.text());
+    }
     let pool = sqlx::PgPool::connect(first.data().database_url()).await.expect("database");
     let (count, last): (i64, i64) =
         sqlx::query_as("SELECT COUNT(*), MAX(number) FROM avatars").fetch_one(&pool).await.expect("row");
-    assert_eq!((count, last), (8, 8));
+    assert_eq!((count, last), (24, 24));
+    let (tickets,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM tickets").fetch_one(&pool).await.expect("row");
+    assert_eq!(tickets, 0, "each is used up");
 }
 
 /// Nodes that start on an empty database at the same time make one admin and one key for each purpose.
@@ -250,13 +284,24 @@ async fn nodes_that_start_together_for_the_first_time_do_not_disturb_each_other(
     let outgrown = share(&data.iter().map(std::path::PathBuf::as_path).collect::<Vec<_>>());
     let starting = data.iter().map(|data| {
         let data = data.clone();
-        tokio::task::spawn_blocking(move || Process::serve(&data))
+        tokio::task::spawn_blocking(move || Process::start_and_keep_output(imagewell(&data, &["serve"])))
     });
     let nodes = futures_util::future::join_all(starting).await;
-    for node in nodes {
-        let node = node.expect("starts");
-        assert_eq!(Answer::of(Actor::at(&node.url).get("/readyz")).await.status, StatusCode::OK);
+    let mut nodes: Vec<Process> = nodes.into_iter().map(|node| node.expect("starts")).collect();
+    // One password is told, in one file, and it is the right one.
+    let files: Vec<_> = data.iter().filter_map(|data| std::fs::read_to_string(data.join("first-admin-password")).ok()).collect();
+    let [password] = files.as_slice() else { panic!("{} files hold a password", files.len()) };
+    for node in &nodes {
+        let admin = Actor::at(&node.url);
+        assert_eq!(Answer::of(admin.get("/readyz")).await.status, StatusCode::OK);
+        assert_eq!(admin.log_in("admin", password.trim_end()).await.status, StatusCode::OK);
     }
+    let mut told = 0;
+    for node in &mut nodes {
+        node.child.kill().expect("ends");
+        told += node.output().matches("First start").count();
+    }
+    assert_eq!(told, 1, "nodes that tell a password");
     let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
     let (accounts, keys): (i64, i64) =
         sqlx::query_as("SELECT (SELECT COUNT(*) FROM accounts), (SELECT COUNT(*) FROM signing_keys)")
