@@ -38,7 +38,7 @@ pub struct Holdings {
 }
 
 /// The number of the last migration that a database has taken; none for one without tables of ours.
-pub(super) async fn schema(database: &Database) -> Result<Option<i64>, Error> {
+pub(crate) async fn schema(database: &Database) -> Result<Option<i64>, Error> {
     let tables: i64 = query(HAS_SCHEMA).fetch_value(database).await?;
     if tables == 0 {
         return Ok(None);

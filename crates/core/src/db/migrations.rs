@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use sqlx::SqlStr;
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
@@ -11,7 +12,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
-const HISTORY: [(i64, &str, &str); 13] = [
+const HISTORY: [(i64, &str, &str); 14] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
     (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
@@ -25,21 +26,59 @@ const HISTORY: [(i64, &str, &str); 13] = [
     (11, "generations of orgs", include_str!("../../migrations/0011_generations_of_orgs.sql")),
     (12, "scrub", include_str!("../../migrations/0012_scrub.sql")),
     (13, "fences", include_str!("../../migrations/0013_fences.sql")),
+    (14, "compatibility", include_str!("../../migrations/0014_compatibility.sql")),
 ];
 
 /// All of it, in order.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
 
-/// Brings a database to the newest schema.
+/// Tries to get a table that others use. Each waits no longer than the connection's `lock_timeout`, so requests are held up no longer either.
+const TRIES_MAX: u32 = 60;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Brings a database to the newest schema, or leaves it at a newer one with which this program works.
 ///
 /// # Errors
-/// [`Error::Internal`] when a newer program has been there, or a statement fails.
-pub(super) async fn migrate<C: Migrate>(connection: &mut C, doing: &str) -> Result<(), Error> {
-    // `run` would do, but the compiler can't see that its future may change threads.
-    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(number) => Error::Internal { detail: made_by_a_newer(doing, number) },
-        error => Error::internal(doing, &error),
-    })
+/// [`Error::Internal`] when a newer program has been there whose schema this one can't work with, or a statement fails.
+pub(super) async fn migrate<DB>(connection: &mut DB::Connection, doing: &str) -> Result<(), Error>
+where
+    DB: sqlx::Database + sqlx::database::HasStatementCache,
+    DB::Connection: Migrate,
+    for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
+    DB::Arguments: sqlx::IntoArguments<DB>,
+    (i64,): for<'r> sqlx::FromRow<'r, DB::Row> + Send + Unpin,
+{
+    let mut tries = 1;
+    loop {
+        // `run` would do, but the compiler can't see that its future may change threads.
+        match MIGRATIONS.run_direct(None, connection, false).await {
+            Ok(()) => return Ok(()),
+            Err(MigrateError::VersionMissing(number)) => {
+                let state = schema::<DB>(connection).await.map_err(|error| Error::internal(doing, &error))?;
+                if !matches!(state, SchemaState::Compatible(_)) {
+                    return Err(Error::Internal { detail: made_by_a_newer(doing, number) });
+                }
+                tracing::warn!(
+                    schema = number,
+                    ours = newest(),
+                    "the database was upgraded by a newer imagewell, with which this one works"
+                );
+                return Ok(());
+            }
+            Err(error) if is_locked(&error) && tries < TRIES_MAX => {
+                tracing::info!(tries, "others use what a migration changes: it is tried again");
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(Error::internal(doing, &error)),
+        }
+    }
+}
+
+/// PostgreSQL's lock_not_available: the migration was undone.
+fn is_locked(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else { return false };
+    cause.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 /// The number of the newest schema.
@@ -66,6 +105,8 @@ pub enum SchemaState {
     Current,
     /// A newer program has made the migration of this number.
     Newer(i64),
+    /// As [`SchemaState::Newer`], and this program works with it all the same.
+    Compatible(i64),
 }
 
 impl SchemaState {
@@ -79,10 +120,20 @@ impl SchemaState {
             None => Self::Current,
         }
     }
+
+    /// A newer schema is one to work with when it says so, and all of ours is in it.
+    fn if_compatible(self, number: i64, applied: &[i64], since: Option<i64>) -> Self {
+        let is_whole = HISTORY.iter().all(|(number, ..)| applied.contains(number));
+        if is_whole && since.is_some_and(|since| since <= newest()) { Self::Compatible(number) } else { self }
+    }
 }
 
 /// The migrations that a database has taken: of SQLite or PostgreSQL, which say differently that there is no such table.
 const APPLIED: &str = "SELECT version FROM _sqlx_migrations ORDER BY version";
+
+/// Which is the oldest schema whose programs work with the present one, where the last migration says so.
+const COMPATIBLE_SINCE: &str =
+    "SELECT compatible_since FROM schema_compatibility WHERE schema_number = (SELECT MAX(version) FROM _sqlx_migrations)";
 
 /// Looks at a database's schema and leaves it as it is.
 ///
@@ -95,9 +146,16 @@ where
     DB::Arguments: sqlx::IntoArguments<DB>,
     (i64,): for<'r> sqlx::FromRow<'r, DB::Row> + Send + Unpin,
 {
-    let applied: Result<Vec<(i64,)>, _> = sqlx::query_as(APPLIED).fetch_all(connection).await;
+    let applied: Result<Vec<(i64,)>, _> = sqlx::query_as(APPLIED).fetch_all(&mut *connection).await;
     match applied {
-        Ok(applied) => Ok(SchemaState::of(&applied.into_iter().map(|(number,)| number).collect::<Vec<_>>())),
+        Ok(applied) => {
+            let applied: Vec<i64> = applied.into_iter().map(|(number,)| number).collect();
+            let state = SchemaState::of(&applied);
+            let SchemaState::Newer(number) = state else { return Ok(state) };
+            // Where there is no such table, nobody says so.
+            let since: Result<Vec<(i64,)>, _> = sqlx::query_as(COMPATIBLE_SINCE).fetch_all(connection).await;
+            Ok(state.if_compatible(number, &applied, since.unwrap_or_default().first().map(|(since,)| *since)))
+        }
         // PostgreSQL's undefined_table, and SQLite's words.
         Err(sqlx::Error::Database(cause))
             if cause.code().as_deref() == Some("42P01") || cause.message().starts_with("no such table") =>
@@ -120,7 +178,7 @@ where
     (i64,): for<'r> sqlx::FromRow<'r, DB::Row> + Send + Unpin,
 {
     let detail = match schema::<DB>(connection).await.map_err(|error| Error::internal(doing, &error))? {
-        SchemaState::Current => return Ok(()),
+        SchemaState::Current | SchemaState::Compatible(_) => return Ok(()),
         SchemaState::Missing => format!("{doing}: it holds no data of imagewell; `imagewell serve` makes it at its first start"),
         SchemaState::Older(count) => format!(
             "{doing}: it was made by an older imagewell, and {count} migrations are to be made: make a backup and start \
@@ -152,6 +210,27 @@ mod tests {
         assert_eq!(SchemaState::of(&all), SchemaState::Current);
         assert_eq!(SchemaState::of(&[&all[..], &[9999]].concat()), SchemaState::Newer(9999));
         assert_eq!(SchemaState::of(&[1, 9999]), SchemaState::Newer(9999));
+    }
+
+    #[test]
+    fn a_newer_schema_is_worked_with_when_it_says_so_and_ours_is_in_it() {
+        let all: Vec<i64> = HISTORY.iter().map(|(number, ..)| *number).collect();
+        let (newer, ours) = ([&all[..], &[9999]].concat(), super::newest());
+        let of = |applied: &[i64], since| SchemaState::of(applied).if_compatible(9999, applied, since);
+        assert_eq!(of(&newer, Some(ours)), SchemaState::Compatible(9999));
+        assert_eq!(of(&newer, Some(1)), SchemaState::Compatible(9999));
+        assert_eq!(of(&newer, Some(ours + 1)), SchemaState::Newer(9999));
+        assert_eq!(of(&newer, None), SchemaState::Newer(9999));
+        assert_eq!(of(&newer[1..], Some(1)), SchemaState::Newer(9999), "one of ours is missing");
+    }
+
+    /// Or that they shut out the programs before them.
+    #[test]
+    fn every_migration_says_which_programs_still_work() {
+        for (number, name, sql) in HISTORY.iter().filter(|(number, ..)| *number > 14) {
+            let says = sql.contains(&format!("UPDATE schema_compatibility SET schema_number = {number}, compatible_since = "));
+            assert!(says, "migration {name}: UPDATE schema_compatibility SET schema_number = {number}, compatible_since = …");
+        }
     }
 
     #[test]

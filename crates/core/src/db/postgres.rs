@@ -68,7 +68,10 @@ impl Postgres {
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
         if schema == Schema::Newest {
-            migrate(&mut connection, &doing).await?;
+            // Whoever waits for a table is waited for by everybody who comes later.
+            let bounded = connection.execute("SET lock_timeout = '2s'").await;
+            bounded.map_err(|error| Error::internal(&doing, &error))?;
+            migrate::<Driver>(&mut connection, &doing).await?;
         }
         warn_of_lost_commits(&mut connection).await;
         let notifies = notify(&mut connection, "").await.is_ok();

@@ -65,7 +65,7 @@ impl Sqlite {
         let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
         check_version(&mut connection).await?;
         if schema == Schema::Newest {
-            migrate(&mut connection, &doing).await?;
+            migrate::<sqlx::Sqlite>(&mut connection, &doing).await?;
         }
         let reader = SqlitePoolOptions::new()
             .max_connections(readers_max)

@@ -131,6 +131,17 @@ impl std::fmt::Debug for Move {
     }
 }
 
+/// A newer schema may hold more than this program knows of, and would leave behind.
+async fn expect_ours(database: &Database) -> Result<(), Error> {
+    let ours = db::newest_schema();
+    match db::holdings::schema(database).await? {
+        Some(schema) if schema != ours => Err(Error::invalid(format!(
+            "a database has schema {schema} and this program moves {ours}: move with the imagewell that serves it"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl Move {
     /// Opens both sides, and finds out how far it is.
     ///
@@ -142,8 +153,10 @@ impl Move {
         }
         let halt = Arc::new(Halt::default());
         let source = Database::open(&plan.from_database, Arc::clone(&halt)).await?;
+        expect_ours(&source).await?;
         let source_lock = MoveLock::take(&plan.from_database, &source).await?;
         let target = Database::open(&plan.to_database, Arc::clone(&halt)).await?;
+        expect_ours(&target).await?;
         let target_lock = MoveLock::take(&plan.to_database, &target).await?;
         let reserve = storage::Reserve { bytes_min: 0, inodes_min: 0 };
         let open = |place| Storage::open(place, plan.spool_folder.clone(), Arc::clone(&halt), reserve).map(Arc::new);

@@ -153,6 +153,24 @@ async fn a_node_that_hears_late_knows_it_and_trusts_its_memory_no_longer() {
     tokio::join!(soon(403, async || open(&plain).await), soon(401, with_cookie));
 }
 
+/// In the middle of an upgrade, a node of the version before restarts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_again_after_a_newer_one_has_upgraded_the_schema() {
+    let first = TestApp::on(Data::outgrown(), &[]).await;
+    for sql in [
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', TRUE, ''::bytea, 0)",
+        "UPDATE schema_compatibility SET schema_number = 9999",
+    ] {
+        first.data().execute(sql).await;
+    }
+    let second = first.another_node(&[]).await;
+    let uuid = second.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    assert_eq!(first.actor("ada").await.read(&uuid).await.status, StatusCode::OK);
+    first.data().execute("UPDATE schema_compatibility SET compatible_since = 9999").await;
+    let refused = first.data().open(&[]).await.err().map(|error| format!("{error:?}")).unwrap_or_default();
+    assert!(refused.contains("made by a newer imagewell"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rendering_is_made_once_in_the_cluster() {
     let folder = tempfile::tempdir().expect("temporary folder");

@@ -68,6 +68,37 @@ async fn a_clean_stop_empties_the_log_of_the_database() {
     assert_eq!(bytes_of_log(), 0);
 }
 
+/// The way back after an upgrade, and the node that restarts in the middle of one.
+#[tokio::test]
+async fn a_newer_schema_that_says_so_is_served_but_neither_copied_nor_changed() {
+    let (_folder, data) = accounts_on_disk();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("imagewell.db"));
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("database");
+    for sql in [
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', TRUE, x'00', 0)",
+        "UPDATE schema_compatibility SET schema_number = 9999",
+        "ALTER TABLE images ADD COLUMN of_a_newer_program TEXT",
+    ] {
+        sqlx::query(sql).execute(&pool).await.expect("done");
+    }
+    let process = Process::serve(&data);
+    upload(&process).await;
+    assert!(process.log().contains("upgraded by a newer imagewell"), "{}", process.log());
+    assert!(process.terminate().success());
+    for command in [&["check"][..], &["sweep", "--dry-run"]] {
+        let done = run(&data, command);
+        assert!(done.status.success(), "{command:?}: {}", text(&done));
+    }
+    let backup = data.parent().expect("parent").join("backup");
+    let refused = run(&data, &["backup", &backup.to_string_lossy()]);
+    assert!(!refused.status.success() && text(&refused).contains("schema 9999"), "{}", text(&refused));
+    // One that shuts older programs out.
+    sqlx::query("UPDATE schema_compatibility SET compatible_since = 9999").execute(&pool).await.expect("done");
+    pool.close().await;
+    let refused = run(&data, &["serve"]);
+    assert!(!refused.status.success() && text(&refused).contains("made by a newer imagewell"), "{}", text(&refused));
+}
+
 #[tokio::test]
 async fn data_of_a_newer_program_is_named_as_such_and_left_alone() {
     let (_folder, data) = accounts_on_disk();

@@ -125,6 +125,15 @@ fn database(settings: &Settings, found: &Diagnosis, report: &mut Report) -> bool
             report.warn("database", format!("{place} was made by an older imagewell: {count} migrations are to be made"), remedy);
             false
         }
+        SchemaState::Compatible(number) => {
+            let remedy = "upgrade this node as well; backups and moves need the newer program";
+            report.warn(
+                "database",
+                format!("{place}: its schema {number} was made by a newer imagewell, with which this one works"),
+                remedy,
+            );
+            true
+        }
         SchemaState::Newer(number) => {
             let remedy = "start the newer program again, or restore a backup from before it was started";
             report.fault("database", format!("{place}: its schema {number} was made by a newer imagewell"), remedy);
