@@ -426,8 +426,9 @@ class Containers(unittest.TestCase):
     def test_a_stop_has_time_and_secrets_must_be_given(self):
         for node in self.nodes:
             self.assertGreater(int(node["stop_grace_period"].rstrip("s")), 33)
-            for name in ("DATABASE_URL", "STORAGE_ENDPOINT", "STORAGE_SECRET_ACCESS_KEY"):
-                self.assertIn(":?}", node["environment"][f"IMAGEWELL_{name}"])
+            for name in ("PGPASSWORD", "IMAGEWELL_STORAGE_ENDPOINT", "IMAGEWELL_STORAGE_SECRET_ACCESS_KEY"):
+                self.assertIn(":?}", node["environment"][name])
+            self.assertNotIn("${", node["environment"]["IMAGEWELL_DATABASE_URL"])
 
     def test_the_image_runs_as_nobody_in_particular(self):
         last = shipped("Dockerfile").split("\nFROM ")[-1]

@@ -30,6 +30,7 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
     access::check(actor, access::Action::EditResource(resource))?;
     let image = tickets::find_own(app, actor, number).await?;
     let (row, org, by, now) = (resource.clone(), actor.org, actor.account, app.database.now());
+    let _turn = app.database.turn(org, resource).await?;
     let avatar = retried(|| {
         let row = row.clone();
         app.database.write(move |connection| {
@@ -52,6 +53,7 @@ pub async fn take(app: &App, actor: &Actor, resource: &Resource, number: TicketN
 pub async fn drop_current(app: &App, actor: &Actor, resource: &Resource) -> Result<(), Error> {
     access::check(actor, access::Action::EditResource(resource))?;
     let (row, org, by, now) = (resource.clone(), actor.org, actor.account, app.database.now());
+    let _turn = app.database.turn(org, resource).await?;
     retried(|| {
         let row = row.clone();
         app.database.write(move |connection| {

@@ -30,6 +30,8 @@ const RESTARTED_AFTER: Duration = Duration::from_secs(1);
 const BUCKET_WATCHED_EVERY: u64 = 60;
 /// Seconds between two comparisons of the clock with the database.
 const CLOCK_COMPARED_EVERY: u64 = 60;
+/// Seconds between two looks whether the database server still keeps what it has committed.
+const DURABILITY_ASKED_EVERY: u64 = 60;
 /// A worker that waits for longer ends.
 const WORKERS_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -75,6 +77,7 @@ impl App {
             part("transfer", |app| Box::pin(following::run(app))),
             part("scrub", |app| Box::pin(scrub::run(app))),
             part("cleanup", |app| Box::pin(app.tidy())),
+            part("durability", |app| Box::pin(app.watch_durability())),
         ])
         .await;
     }
@@ -112,6 +115,28 @@ impl App {
                 metrics::gauge!("imagewell_hears_other_nodes").set(if sharp { 1.0 } else { 0.0 });
             }
             sharp_for = if sharp { sharp_for.saturating_add(1) } else { 0 };
+        }
+    }
+
+    /// What a server promises of its commits may be changed while it runs, for everybody or for one role.
+    async fn watch_durability(self: Arc<Self>) {
+        let mut known = Vec::new();
+        let mut times = tokio::time::interval(Duration::from_secs(DURABILITY_ASKED_EVERY));
+        times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            times.tick().await;
+            // Where it is away, others say so.
+            let Ok(weak) = self.database.weak_durability().await else { continue };
+            if self.database.is_shared() {
+                metrics::gauge!("imagewell_database_weak_durability_settings").set(weak.len() as f64);
+            }
+            if !weak.is_empty() && weak != known {
+                let settings = weak.join(", ");
+                tracing::warn!(settings, "what was acknowledged may be lost when the database goes down: see imagewell doctor");
+            } else if weak.is_empty() && !known.is_empty() {
+                tracing::info!("the database keeps what it has committed again");
+            }
+            known = weak;
         }
     }
 

@@ -101,6 +101,7 @@ pub async fn versions(app: &App, actor: &Actor, file: Named<'_>, below: u32, cou
 pub async fn set_acl(app: &App, actor: &Actor, file: Named<'_>, acl: Acl) -> Result<Image, Error> {
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
+    let _turn = app.database.turn(address.org, &address).await?;
     app.database
         .write(move |connection| Box::pin(async move { db::files::set_acl(connection, &address, acl).await }))
         .await?
@@ -118,6 +119,7 @@ pub async fn delete(app: &App, actor: &Actor, file: Named<'_>, number: Option<u3
     let address = file.address(actor.org);
     let image = db::files::find(&app.database, &address, number).await?.ok_or(Error::NotFound)?;
     let now = app.database.now();
+    let _turn = app.database.turn(address.org, &address).await?;
     app.database
         .write(move |connection| Box::pin(async move { db::files::delete(connection, &address, number, now).await }))
         .await?
@@ -134,6 +136,7 @@ pub async fn restore(app: &App, actor: &Actor, file: Named<'_>, number: Option<u
     check_right(actor, access::Action::WriteFiles)?;
     let address = file.address(actor.org);
     let deleted_since = app.database.now().minus(app.options.sweep.undo);
+    let _turn = app.database.turn(address.org, &address).await?;
     app.database
         .write(move |connection| Box::pin(async move { db::files::restore(connection, &address, number, deleted_since).await }))
         .await?

@@ -50,6 +50,6 @@ pub mod workers;
 
 pub use app::App;
 pub use clock::ClockLimits;
-pub use db::{Holdings, Patience, Place as DatabasePlace, diagnosis};
+pub use db::{Address as DatabaseAddress, Connections, Holdings, Patience, Place as DatabasePlace, diagnosis};
 pub use error::Error;
 pub use following::Whither;

@@ -274,7 +274,7 @@ impl Received {
     /// [`Error::Conflict`], [`Error::NoSpace`], [`Error::Busy`], [`Error::Internal`]; nothing stays behind that a reader could see.
     pub async fn store(self) -> Result<Stored, Error> {
         let Self { app, request, spooled, facts, place: _place } = self;
-        let _turn = app.uploads.turn(request.actor.org).await?;
+        let mut turn = Some(app.uploads.turn(request.actor.org).await?);
         app.storage.check_space(spooled.content.len())?;
         let image = describe(&request, &spooled, facts, app.database.now());
         let chosen = match &request.target {
@@ -285,7 +285,11 @@ impl Received {
         let open = app.database.open_gate().await;
         let waiting = Waiting::begin(app.options.sweep.grace);
         app.storage.put(&image.version, &spooled.content).await?;
-        let (image, ticket) = match commit(&app, open, image.clone(), request.target, waiting).await {
+        let committed = match name_turn(&app, &image, &mut turn).await {
+            Ok(_name) => commit(&app, open, image.clone(), request.target, waiting).await,
+            Err(error) => Err(error),
+        };
+        let (image, ticket) = match committed {
             Ok(stored) => stored,
             Err(error) => {
                 discard(&app, &image, &error).await;
@@ -365,6 +369,14 @@ fn describe(request: &Request, spooled: &Spooled, facts: Option<Facts>, now: Tim
         }
     }
     image
+}
+
+/// Waits until nobody else in this process writes to the name, if it has one. Whoever waits for that keeps no other upload waiting.
+async fn name_turn<T>(app: &App, image: &Image, uploading: &mut Option<T>) -> Result<Option<db::Turn>, Error> {
+    let Some(name) = image.name.clone().filter(|_| app.database.is_shared()) else { return Ok(None) };
+    *uploading = None;
+    let address = db::files::Address { org: image.org, namespace: image.namespace.clone(), name };
+    app.database.turn(address.org, &address).await
 }
 
 /// The row, in a commit that it shares. What it says of itself may change with it: its number, and the identity of its name.

@@ -29,13 +29,18 @@ pub fn write(settings: &Settings, data_dir: &Path) -> std::io::Result<()> {
     let database_url = settings.database_url().text();
     let text = format!(
         "# The data has moved to where these settings say.\n\
-         database_url = {}\nstorage_url = {}\n\n[database]\nconnections_max = {}\nwait_seconds_max = {}\ntime_seconds_max = {}\n\n\
+         database_url = {}\nstorage_url = {}\n\n[database]\nconnections_max = {}\nwait_seconds_max = {}\ntime_seconds_max = {}\n\
+         reads_connections_min = {}\ntransaction_pooling = {}\nlock_seconds_max = {}\nidle_transaction_seconds_max = {}\n\n\
          [storage]\nendpoint = {}\nregion = {}\naccess_key_id = {}\nsecret_access_key = {}\npart_bytes = {}\n",
         quoted(&database_url),
         quoted(&settings.storage_url().show()),
         database.connections_max,
         database.wait_seconds_max,
         database.time_seconds_max,
+        database.reads_connections_min,
+        database.transaction_pooling,
+        database.lock_seconds_max,
+        database.idle_transaction_seconds_max,
         quoted(&storage.endpoint),
         quoted(&storage.region),
         quoted(&storage.access_key_id),

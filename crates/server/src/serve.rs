@@ -13,7 +13,7 @@ use imagewell_core::app::{Opening, Options};
 use imagewell_core::passwords::HashLimits;
 use imagewell_core::storage::{self, BucketPlace, Reserve};
 use imagewell_core::workers::WorkerLimits;
-use imagewell_core::{App, ClockLimits, DatabasePlace, Error, Patience, scrub, sweep};
+use imagewell_core::{App, ClockLimits, Connections, DatabasePlace, Error, Patience, scrub, sweep};
 use imagewell_imaging::Limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -227,10 +227,16 @@ pub fn database_place(settings: &Settings) -> DatabasePlace {
         DatabaseUrl::File(file) => DatabasePlace::File { file, readers_max: database.readers_max.get() },
         DatabaseUrl::Postgres(url) => DatabasePlace::Server {
             url,
-            connections_max: database.connections_max.get(),
+            connections: Connections {
+                max: database.connections_max.get(),
+                reads_min: database.reads_connections_min,
+                transaction_pooling: database.transaction_pooling,
+            },
             patience: Patience {
                 wait_max: Duration::from_secs(database.wait_seconds_max),
                 time_max: Duration::from_secs(database.time_seconds_max),
+                lock_max: Duration::from_secs(database.lock_seconds_max.get().into()),
+                idle_max: Duration::from_secs(database.idle_transaction_seconds_max.get().into()),
             },
         },
     }

@@ -12,12 +12,14 @@ const START: &str = r#"
 ask() { $as "$bin/psql" -X -q -A -t -h "$dir" -p "$1" -U postgres -c "$2" postgres; }
 {
   $as "$bin/initdb" -D "$dir/first" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
-  $as "$bin/postgres" -D "$dir/first" -k "$dir" -p 5432 -c listen_addresses= -c fsync=off \
-    -c 'synchronous_standby_names=*' </dev/null >/dev/null 2>&1 &
+  # Not as an option, which ALTER SYSTEM could not change.
+  echo "synchronous_standby_names = '*'" >>"$dir/first/postgresql.conf"
+  $as "$bin/postgres" -D "$dir/first" -k "$dir" -p 5432 -c listen_addresses= -c fsync=off </dev/null >/dev/null 2>&1 &
   first=$!
   until $as "$bin/pg_isready" -q -h "$dir" -p 5432; do kill -0 $first; sleep 0.05; done
   $as "$bin/pg_basebackup" -h "$dir" -p 5432 -U postgres -D "$dir/second" -R -X stream -c fast --no-sync
-  $as "$bin/postgres" -D "$dir/second" -k "$dir" -p 5433 -c listen_addresses= -c fsync=off </dev/null >/dev/null 2>&1 &
+  $as "$bin/postgres" -D "$dir/second" -k "$dir" -p 5433 -c listen_addresses= -c fsync=off -c synchronous_standby_names= \
+    </dev/null >/dev/null 2>&1 &
   second=$!
   until [ "$(ask 5432 'SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ($$sync$$, $$quorum$$)')" = 1 ]; do
     kill -0 $second

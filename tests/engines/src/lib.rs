@@ -3,6 +3,7 @@
 pub mod failover;
 pub mod faults;
 pub mod lagging;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod s3;
 

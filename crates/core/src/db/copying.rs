@@ -246,6 +246,12 @@ impl Snapshot {
             Engine::Postgres(postgres) => Self::Postgres(postgres.pool().acquire().await.map_err(|error| read_failed(&error))?),
         };
         snapshot.say("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        if matches!(snapshot, Self::Postgres(_)) {
+            // It holds no row that others wait for, and lasts as long as the other side needs.
+            for unbounded in ["SET LOCAL idle_in_transaction_session_timeout = 0", "SET LOCAL statement_timeout = 0"] {
+                snapshot.say("", unbounded).await?;
+            }
+        }
         Ok(snapshot)
     }
 

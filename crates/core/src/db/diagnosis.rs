@@ -1,10 +1,10 @@
 //! What can be said of a database without changing it, whatever its schema.
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 
 pub use super::migrations::SchemaState;
-use super::{Place, migrations, postgres, sqlite};
+use super::{Place, connecting, migrations, sqlite};
 use crate::Error;
 use crate::model::Timestamp;
 
@@ -58,11 +58,10 @@ pub async fn diagnose(place: &Place, check_integrity: bool) -> Result<Diagnosis,
             let _ = connection.close().await;
             found
         }
-        Place::Server { url, .. } => {
-            let (options, doing) = postgres::read_url(url)?;
-            let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
-            let found = of_server(&mut connection).await.map_err(|error| Error::internal(&doing, &error));
-            let _ = connection.close().await;
+        Place::Server { url, patience, .. } => {
+            let (mut connection, _, doing) = connecting::connect_to_any(url, patience.wait_max).await?;
+            let found = connecting::answered(patience.time_max, &doing, of_server(&mut connection)).await;
+            let _ = tokio::time::timeout(patience.wait_max, connection.close()).await;
             found
         }
     }
@@ -94,29 +93,40 @@ async fn of_file(connection: &mut SqliteConnection, check_integrity: bool) -> Re
     })
 }
 
-async fn of_server(connection: &mut PgConnection) -> Result<Diagnosis, sqlx::Error> {
+/// What durability rests on in a server. What other engines don't know is left out.
+pub(super) async fn durability_of_server(connection: &mut PgConnection) -> Vec<DurabilitySetting> {
     let mut settings = Vec::new();
-    for (name, ask) in [
-        ("fsync", "SHOW fsync"),
-        ("full_page_writes", "SHOW full_page_writes"),
-        ("synchronous_commit", "SHOW synchronous_commit"),
-    ] {
-        // Other engines may not know it.
-        let value: Result<String, _> = sqlx::query_scalar(ask).fetch_one(&mut *connection).await;
+    for (name, ask) in [("fsync", "SHOW fsync"), ("full_page_writes", "SHOW full_page_writes")] {
+        let value = connecting::ask::<String>(connection, ask).await;
         settings.extend(value.ok().map(|value| DurabilitySetting { name, is_safe: value != "off", value, wanted: "on" }));
     }
-    let version: String = sqlx::query_scalar("SELECT version()").fetch_one(&mut *connection).await?;
-    let standby: Result<bool, _> = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await;
-    let connections_max: Result<String, _> = sqlx::query_scalar("SHOW max_connections").fetch_one(&mut *connection).await;
+    let standbys = connecting::ask::<String>(connection, "SHOW synchronous_standby_names").await.unwrap_or_default();
+    if let Ok(value) = connecting::ask::<String>(connection, "SHOW synchronous_commit").await {
+        // These two don't wait until a standby has written down what they commit, though somebody has named standbys that are to.
+        let is_short = !standbys.trim().is_empty() && ["local", "remote_write"].contains(&value.as_str());
+        let is_safe = value != "off" && !is_short;
+        settings.push(DurabilitySetting { name: "synchronous_commit", value, wanted: "on", is_safe });
+    }
+    settings
+}
+
+async fn of_server(connection: &mut PgConnection) -> Result<Diagnosis, sqlx::Error> {
+    let settings = durability_of_server(connection).await;
+    let version = connecting::ask::<String>(connection, "SELECT version()").await?;
+    let standby = connecting::ask::<bool>(connection, "SELECT pg_is_in_recovery()").await;
+    let connections_max = connecting::ask::<String>(connection, "SHOW max_connections").await;
     let before = Timestamp::now().0;
-    let theirs: Result<i64, _> = sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
-        .fetch_one(&mut *connection)
-        .await;
+    let clock = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    let theirs = connecting::ask::<i64>(connection, clock).await;
     let ours = i64::midpoint(before, Timestamp::now().0);
+    // In a transaction: a pooler may change the session between a statement and its values.
+    connection.execute("BEGIN").await?;
+    let schema = migrations::schema::<sqlx::Postgres>(connection).await?;
+    connection.execute("COMMIT").await?;
     Ok(Diagnosis {
         // As in `PostgreSQL 15.14 (Debian …) on x86_64-pc-linux-gnu, compiled by …`.
         engine: version.split(" on ").next().unwrap_or_default().to_owned(),
-        schema: migrations::schema::<sqlx::Postgres>(connection).await?,
+        schema,
         settings,
         is_standby: standby.unwrap_or(false),
         clock_ahead_us: theirs.ok().map(|theirs| theirs.saturating_sub(ours)),

@@ -45,6 +45,13 @@ pub(crate) struct Address {
     pub(crate) name: FileName,
 }
 
+/// Without the org.
+impl std::fmt::Display for Address {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", self.namespace.as_str(), self.name.as_str())
+    }
+}
+
 /// A version that can't come back any more.
 #[derive(Debug)]
 pub(crate) struct PastUndo {

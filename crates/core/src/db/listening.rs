@@ -76,7 +76,7 @@ impl Hearing {
     pub(crate) async fn listen(&self, database: &Database) {
         loop {
             if let Engine::Postgres(postgres) = &*database.engine()
-                && postgres.notifies()
+                && postgres.listens()
                 && let Err(error) = self.listen_on(postgres.upkeep(), database).await
             {
                 tracing::debug!(%error, "listening for changes ended");

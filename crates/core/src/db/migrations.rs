@@ -58,11 +58,7 @@ where
                 if !matches!(state, SchemaState::Compatible(_)) {
                     return Err(Error::Internal { detail: made_by_a_newer(doing, number) });
                 }
-                tracing::warn!(
-                    schema = number,
-                    ours = newest(),
-                    "the database was upgraded by a newer imagewell, with which this one works"
-                );
+                warn_of_newer(number);
                 return Ok(());
             }
             Err(error) if is_locked(&error) && tries < TRIES_MAX => {
@@ -73,6 +69,11 @@ where
             Err(error) => return Err(Error::internal(doing, &error)),
         }
     }
+}
+
+/// A newer program has upgraded the database, and this one goes on with it.
+pub(super) fn warn_of_newer(number: i64) {
+    tracing::warn!(schema = number, ours = newest(), "the database was upgraded by a newer imagewell, with which this one works");
 }
 
 /// PostgreSQL's lock_not_available: the migration was undone.
@@ -141,19 +142,19 @@ const COMPATIBLE_SINCE: &str =
 /// [`sqlx::Error`] when the database can't be read.
 pub(super) async fn schema<DB>(connection: &mut DB::Connection) -> Result<SchemaState, sqlx::Error>
 where
-    DB: sqlx::Database,
+    DB: sqlx::Database + sqlx::database::HasStatementCache,
     for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
     DB::Arguments: sqlx::IntoArguments<DB>,
     (i64,): for<'r> sqlx::FromRow<'r, DB::Row> + Send + Unpin,
 {
-    let applied: Result<Vec<(i64,)>, _> = sqlx::query_as(APPLIED).fetch_all(&mut *connection).await;
+    let applied: Result<Vec<(i64,)>, _> = sqlx::query_as(APPLIED).persistent(false).fetch_all(&mut *connection).await;
     match applied {
         Ok(applied) => {
             let applied: Vec<i64> = applied.into_iter().map(|(number,)| number).collect();
             let state = SchemaState::of(&applied);
             let SchemaState::Newer(number) = state else { return Ok(state) };
             // Where there is no such table, nobody says so.
-            let since: Result<Vec<(i64,)>, _> = sqlx::query_as(COMPATIBLE_SINCE).fetch_all(connection).await;
+            let since: Result<Vec<(i64,)>, _> = sqlx::query_as(COMPATIBLE_SINCE).persistent(false).fetch_all(connection).await;
             Ok(state.if_compatible(number, &applied, since.unwrap_or_default().first().map(|(since,)| *since)))
         }
         // PostgreSQL's undefined_table, and SQLite's words.
@@ -172,7 +173,7 @@ where
 /// [`Error::Internal`] says what to do.
 pub(super) async fn expect_current<DB>(connection: &mut DB::Connection, doing: &str) -> Result<(), Error>
 where
-    DB: sqlx::Database,
+    DB: sqlx::Database + sqlx::database::HasStatementCache,
     for<'c> &'c mut DB::Connection: sqlx::Executor<'c, Database = DB>,
     DB::Arguments: sqlx::IntoArguments<DB>,
     (i64,): for<'r> sqlx::FromRow<'r, DB::Row> + Send + Unpin,

@@ -5,8 +5,10 @@
 //! stand beside each other. Reads take any connection; writes run in a transaction, which on SQLite they share (see [`writer`]).
 
 pub(crate) mod accounts;
+mod address;
 pub(crate) mod avatars;
 pub(crate) mod clock;
+mod connecting;
 pub(crate) mod copying;
 pub mod diagnosis;
 pub(crate) mod doomed;
@@ -16,6 +18,7 @@ pub(crate) mod identity;
 pub(crate) mod images;
 pub(crate) mod keys;
 pub(crate) mod leases;
+mod lent;
 pub(crate) mod listening;
 pub(crate) mod looks;
 mod migrations;
@@ -35,6 +38,7 @@ pub(crate) mod tests;
 pub(crate) mod tickets;
 mod time;
 pub(crate) mod triggers;
+mod turns;
 pub(crate) mod variants;
 mod writer;
 
@@ -48,17 +52,21 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+pub use self::address::Address;
 pub use self::holdings::Holdings;
 pub(crate) use self::migrations::newest as newest_schema;
-pub use self::postgres::Patience;
 use self::postgres::Postgres;
+pub use self::postgres::{Connections, Patience};
 use self::sqlite::Sqlite;
 use self::time::DatabaseTime;
+pub(crate) use self::turns::Turn;
+use self::turns::Turns;
 pub(crate) use self::writer::Refusal;
 use crate::Error;
 use crate::changes::{Announcer, Change};
 use crate::durable::is_same_file;
 use crate::halt::Halt;
+use crate::model::OrgId;
 
 /// Which database.
 #[derive(Clone)]
@@ -74,8 +82,8 @@ pub enum Place {
     Server {
         /// As in `postgres://user:password@host/database`.
         url: String,
-        /// Connections in all.
-        connections_max: u32,
+        /// How many connections, and to what.
+        connections: Connections,
         /// How long what may take.
         patience: Patience,
     },
@@ -110,6 +118,7 @@ pub struct Database {
     gate: Arc<RwLock<()>>,
     refuses: Arc<AtomicBool>,
     time: Arc<DatabaseTime>,
+    turns: Arc<Turns>,
     /// Nothing is ever written.
     looks: bool,
 }
@@ -144,10 +153,8 @@ impl Engine {
             Place::File { file, readers_max } => {
                 Box::pin(async move { Sqlite::open(&file, readers_max, halt, announcer, schema).await.map(Self::Sqlite) })
             }
-            Place::Server { url, connections_max, patience } => {
-                Box::pin(
-                    async move { Postgres::open(&url, connections_max, patience, announcer, schema).await.map(Self::Postgres) },
-                )
+            Place::Server { url, connections, patience } => {
+                Box::pin(async move { Postgres::open(&url, connections, patience, announcer, schema).await.map(Self::Postgres) })
             }
         }
     }
@@ -160,8 +167,8 @@ impl Engine {
             Place::File { file, readers_max } => {
                 Box::pin(async move { Sqlite::look(&file, readers_max).await.map(Self::Sqlite) })
             }
-            Place::Server { url, connections_max, patience } => {
-                Box::pin(async move { Postgres::look(&url, connections_max, patience).await.map(Self::Postgres) })
+            Place::Server { url, connections, patience } => {
+                Box::pin(async move { Postgres::look(&url, connections, patience).await.map(Self::Postgres) })
             }
         }
     }
@@ -177,7 +184,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 enum Link {
     Sqlite(SqliteConnection),
-    Postgres(postgres::Lent),
+    Postgres(lent::Lent),
 }
 
 impl Connection {
@@ -212,7 +219,15 @@ impl Database {
 
     fn of(engine: Engine, announcer: Announcer, looks: bool) -> Self {
         let engine = Arc::new(ArcSwap::from_pointee(engine));
-        Self { engine, announcer, gate: Arc::default(), refuses: Arc::default(), time: Arc::default(), looks }
+        Self {
+            engine,
+            announcer,
+            gate: Arc::default(),
+            refuses: Arc::default(),
+            time: Arc::default(),
+            turns: Arc::default(),
+            looks,
+        }
     }
 
     /// Knows how late it is by the database's clock.
@@ -268,6 +283,19 @@ impl Database {
     {
         let open = self.open_gate().await;
         self.write_through(open, work, Refusal::Expected).await
+    }
+
+    /// Waits until nobody else in this process writes to the same name: who waited for its row in the database would hold a connection
+    /// meanwhile. None where the database has one writer anyway.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when its turn doesn't come in time.
+    pub(crate) async fn turn(&self, org: OrgId, name: &(impl fmt::Display + Sync)) -> Result<Option<Turn>, Error> {
+        let wait_max = match &*self.engine() {
+            Engine::Sqlite(_) => return Ok(None),
+            Engine::Postgres(postgres) => postgres.patience().wait_max,
+        };
+        Turns::take(&self.turns, (org, name.to_string()), wait_max).await.map(Some)
     }
 
     /// Until what is returned is dropped, the data doesn't move elsewhere; while it does, this waits. For what writes to the store and
@@ -345,6 +373,18 @@ impl Database {
                 sqlx::query("SELECT 1").execute(sqlite.reader()).await.map(|_| ()).map_err(|error| read_failed(&error))
             }
             Engine::Postgres(postgres) => postgres.ping().await,
+        }
+    }
+
+    /// What may lose what a database server has committed, as in `fsync=off`. Never anything of the embedded database, whose settings are
+    /// our own.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] or [`Error::Internal`] when it can't be asked.
+    pub(crate) async fn weak_durability(&self) -> Result<Vec<String>, Error> {
+        match &*self.engine() {
+            Engine::Sqlite(_) => Ok(Vec::new()),
+            Engine::Postgres(postgres) => postgres.weak_durability().await,
         }
     }
 

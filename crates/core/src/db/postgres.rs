@@ -3,15 +3,17 @@
 //! The database may restart, fail over or be slow while requests are running. Reads, and the beginning of a write, are tried again
 //! for a while. Once a write has begun it is not: it ends in an error, and if its commit was on the way, nobody knows its fate.
 
-use std::ops::{Deref, DerefMut};
-use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres as Driver};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres as Driver, Row as _};
+use tokio::sync::Semaphore;
 
+use super::connecting::{answered, ask, bound, bounds, connect, expect_current_through_pooler, is_current, refuse_standby};
+use super::diagnosis::durability_of_server;
+use super::lent::{Lent, linger};
 use super::migrations::{expect_current, migrate};
 use super::{Connection, Link, Schema, read_failed, write_failed};
 use crate::Error;
@@ -43,6 +45,22 @@ pub struct Patience {
     pub wait_max: Duration,
     /// For one statement's answer, or one write as a whole.
     pub time_max: Duration,
+    /// For a row or a table that another transaction holds.
+    pub lock_max: Duration,
+    /// Between two statements of one transaction. Then the server ends it: its node hangs, and others wait for what it holds.
+    pub idle_max: Duration,
+}
+
+/// How many connections there are, and to what.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// In all.
+    pub max: u32,
+    /// Of these, how many writes leave to reads, so that writes that wait for each other keep no reader out. At least one connection writes.
+    pub reads_min: u32,
+    /// Whether they lead to a pooler that gives each transaction another session, as PgBouncer in transaction mode does. Then nothing is asked of
+    /// a session: no prepared statements, no settings, no LISTEN.
+    pub transaction_pooling: bool,
 }
 
 #[derive(Debug)]
@@ -50,7 +68,12 @@ pub(super) struct Postgres {
     pool: PgPool,
     /// A few connections that requests can't keep busy: a node that is at its limit must not take itself for cut off.
     upkeep: PgPool,
+    /// Connections of `pool` that may write at once.
+    writes: Arc<Semaphore>,
     patience: Patience,
+    transaction_pooling: bool,
+    /// What begins a transaction. Its row, if there is one, is the number of the server's process, by which that can be cancelled.
+    begin: String,
     announcer: Announcer,
     /// Whether the engine has NOTIFY.
     notifies: bool,
@@ -59,48 +82,60 @@ pub(super) struct Postgres {
 impl Postgres {
     pub(super) async fn open(
         url: &str,
-        connections_max: u32,
+        connections: Connections,
         patience: Patience,
         announcer: Announcer,
         schema: Schema,
     ) -> Result<Self, Error> {
-        let (options, doing) = read_url(url)?;
-        let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
-        refuse_standby(&mut connection).await.map_err(|error| Error::internal(&doing, &error))?;
-        if schema == Schema::Newest {
+        let (mut connection, options, doing) = connect(url, patience.wait_max).await?;
+        if schema == Schema::Newest && connections.transaction_pooling {
+            expect_current_through_pooler(&mut connection, &doing).await?;
+        } else if schema == Schema::Newest && !answered(patience.wait_max, &doing, is_current(&mut connection)).await? {
             // Whoever waits for a table is waited for by everybody who comes later.
             let bounded = connection.execute("SET lock_timeout = '2s'").await;
             bounded.map_err(|error| Error::internal(&doing, &error))?;
             migrate::<Driver>(&mut connection, &doing).await?;
         }
-        warn_of_lost_commits(&mut connection).await;
-        let notifies = notify(&mut connection, "").await.is_ok();
-        let _ = connection.close().await;
-        Ok(Self::with_pools(&options, connections_max, patience, announcer, notifies))
+        let asked = async { Ok(connection.execute("SELECT pg_notify('imagewell', '')").await.is_ok()) };
+        let notifies = answered(patience.wait_max, &doing, asked).await?;
+        let _ = tokio::time::timeout(RESTED, connection.close()).await;
+        Ok(Self::with_pools(&options, connections, patience, announcer, notifies))
     }
 
     /// Opens a database that is there, of exactly this program's schema. Its caller never writes.
-    pub(super) async fn look(url: &str, connections_max: u32, patience: Patience) -> Result<Self, Error> {
-        let (options, doing) = read_url(url)?;
-        let mut connection = options.connect().await.map_err(|error| Error::internal(&doing, &error))?;
-        expect_current::<Driver>(&mut connection, &doing).await?;
-        let _ = connection.close().await;
-        Ok(Self::with_pools(&options, connections_max, patience, Announcer::default(), false))
+    pub(super) async fn look(url: &str, connections: Connections, patience: Patience) -> Result<Self, Error> {
+        let (mut connection, options, doing) = connect(url, patience.wait_max).await?;
+        if connections.transaction_pooling {
+            expect_current_through_pooler(&mut connection, &doing).await?;
+        } else {
+            expect_current::<Driver>(&mut connection, &doing).await?;
+        }
+        let _ = tokio::time::timeout(RESTED, connection.close()).await;
+        Ok(Self::with_pools(&options, connections, patience, Announcer::default(), false))
     }
 
     fn with_pools(
         options: &PgConnectOptions,
-        connections_max: u32,
+        connections: Connections,
         patience: Patience,
         announcer: Announcer,
         notifies: bool,
     ) -> Self {
+        let Connections { max, reads_min, transaction_pooling } = connections;
         let pool = |connections_max| {
             PgPoolOptions::new()
                 .max_connections(connections_max)
                 .acquire_timeout(patience.wait_max)
                 .test_before_acquire(false)
-                .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        refuse_standby(connection).await?;
+                        if !transaction_pooling {
+                            bound(connection, patience).await?;
+                        }
+                        Ok(())
+                    })
+                })
                 .before_acquire(|connection, meta| {
                     Box::pin(async move {
                         if meta.idle_for < RESTED {
@@ -111,8 +146,16 @@ impl Postgres {
                 })
                 .connect_lazy_with(options.clone())
         };
-        let (pool, upkeep) = (pool(connections_max.saturating_sub(UPKEEP).max(1)), pool(UPKEEP));
-        Self { pool, upkeep, patience, announcer, notifies }
+        let shared = max.saturating_sub(UPKEEP).max(1);
+        let writes = Arc::new(Semaphore::new(shared.saturating_sub(reads_min).max(1) as usize));
+        let begin = if transaction_pooling {
+            bounds(patience)
+                .iter()
+                .fold("BEGIN".to_owned(), |begin, (name, value)| format!("{begin}; SET LOCAL {name} = {value}"))
+        } else {
+            "BEGIN; SELECT pg_backend_pid()".to_owned()
+        };
+        Self { pool: pool(shared), upkeep: pool(UPKEEP), writes, patience, transaction_pooling, begin, announcer, notifies }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -133,6 +176,21 @@ impl Postgres {
         self.notifies
     }
 
+    /// Whether this node can be told. LISTEN needs a session.
+    pub(super) fn listens(&self) -> bool {
+        self.notifies && !self.transaction_pooling
+    }
+
+    /// How long what may take.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Whether statements may be prepared: they stay in a session.
+    pub(super) fn prepares(&self) -> bool {
+        !self.transaction_pooling
+    }
+
     /// Runs a read, again if the database was away.
     pub(super) async fn read<T: Send>(
         &self,
@@ -143,7 +201,15 @@ impl Postgres {
         loop {
             let once = async {
                 let mut connection = Lent::of(if upkeep { &self.upkeep } else { &self.pool }).await?;
-                let read = attempt(&mut connection).await;
+                let read = if self.transaction_pooling {
+                    // Else the statement and its values might come to different sessions.
+                    connection.execute(AssertSqlSafe(self.begin.as_str())).await?;
+                    let read = attempt(&mut connection).await;
+                    let ended = connection.execute("COMMIT").await;
+                    read.and_then(|read| ended.map(|_| read))
+                } else {
+                    attempt(&mut connection).await
+                };
                 connection.settle(&read);
                 read
             };
@@ -173,18 +239,25 @@ impl Postgres {
                 lent.settled = matches!(undone, Ok(Ok(_)));
                 return Err(error);
             }
-            Err(_) => return Err(too_slow()),
+            Err(_) => {
+                self.give_up(lent, true);
+                return Err(too_slow());
+            }
         };
         let commit = async {
             if self.notifies() {
                 for text in notifications(&changes) {
-                    notify(&mut lent, &text).await.map_err(|error| write_failed(&error))?;
+                    notify(&mut lent, &text, self.prepares()).await.map_err(|error| write_failed(&error))?;
                 }
             }
             lent.execute("COMMIT").await.map_err(|error| commit_failed(&error))
         };
         let committed = tokio::time::timeout(self.patience.time_max, commit).await;
         lent.settled = matches!(committed, Ok(Ok(_)));
+        if committed.is_err() {
+            // Not cancelled: a commit that waits for a standby would be done without it.
+            self.give_up(lent, false);
+        }
         // Also when nobody knows whether it was committed.
         for change in changes {
             self.announcer.announce(change);
@@ -194,17 +267,29 @@ impl Postgres {
         Ok(value)
     }
 
+    /// Nobody waits for the server's answer any more. Its connection counts until the server has done with it, so that there are never more
+    /// than were asked for.
+    fn give_up(&self, lent: Lent, cancels: bool) {
+        tokio::spawn(linger(lent, cancels, self.pool.clone(), self.upkeep.clone(), self.patience.time_max));
+    }
+
     /// A connection inside a transaction.
     async fn begin(&self) -> Result<Lent, Error> {
+        let writes = tokio::time::timeout(self.patience.wait_max, Arc::clone(&self.writes).acquire_owned());
+        let Ok(Ok(writes)) = writes.await else { return Err(too_slow()) };
         let mut tries = Tries::new(self.patience.wait_max);
         loop {
             let begun = async {
                 let mut lent = Lent::of(&self.pool).await?;
-                lent.execute("BEGIN").await?;
+                lent.begun_by = self.begin_on(&mut lent).await?;
+                lent.prepares = self.prepares();
                 Ok::<_, sqlx::Error>(lent)
             };
             match tokio::time::timeout(self.patience.time_max + self.patience.wait_max, begun).await {
-                Ok(Ok(lent)) => return Ok(lent),
+                Ok(Ok(mut lent)) => {
+                    lent.writes = Some(writes);
+                    return Ok(lent);
+                }
                 Ok(Err(error)) if is_away(&error) => tries.again(&error).await?,
                 Ok(Err(error)) => return Err(write_failed(&error)),
                 Err(_) => return Err(too_slow()),
@@ -212,11 +297,20 @@ impl Postgres {
         }
     }
 
+    /// Begins a transaction, and says which process of the server has it.
+    async fn begin_on(&self, connection: &mut PgConnection) -> Result<Option<i32>, sqlx::Error> {
+        let row = connection.fetch_optional(AssertSqlSafe(self.begin.as_str())).await?;
+        Ok(row.and_then(|row| row.try_get(0).ok()))
+    }
+
     /// Says something to all nodes that listen.
     pub(super) async fn tell(&self, text: &str) -> Result<(), Error> {
         let told = async {
             let mut connection = Lent::of(&self.upkeep).await?;
-            let told = notify(&mut connection, text).await;
+            // In a transaction, which keeps a pooler from changing the session in between.
+            connection.execute("BEGIN").await?;
+            let told = notify(&mut connection, text, self.prepares()).await;
+            let told = connection.execute("COMMIT").await.and(told);
             connection.settle(&told);
             told
         };
@@ -229,7 +323,14 @@ impl Postgres {
     /// What the server's clock says.
     pub(super) async fn clock(&self) -> Result<Timestamp, Error> {
         let now = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
-        self.read(true, |connection| Box::pin(sqlx::query_scalar::<_, i64>(now).fetch_one(connection))).await.map(Timestamp)
+        self.read(true, |connection| Box::pin(ask::<i64>(connection, now))).await.map(Timestamp)
+    }
+
+    /// What may lose what this server has committed, as in `fsync=off`.
+    pub(super) async fn weak_durability(&self) -> Result<Vec<String>, Error> {
+        let settings = self.read(true, |connection| Box::pin(async { Ok(durability_of_server(connection).await) })).await?;
+        let weak = settings.into_iter().filter(|setting| !setting.is_safe);
+        Ok(weak.map(|setting| format!("{}={}", setting.name, setting.value)).collect())
     }
 
     /// A trivial read, once.
@@ -247,20 +348,9 @@ impl Postgres {
     }
 }
 
-/// What the URL says, and what is being done in words.
-pub(super) fn read_url(url: &str) -> Result<(PgConnectOptions, String), Error> {
-    let options = PgConnectOptions::from_str(url).map_err(|error| Error::internal("reading database_url", &error))?;
-    let doing = format!(
-        "opening the database {} on {}:{}",
-        options.get_database().unwrap_or("postgres"),
-        options.get_host(),
-        options.get_port()
-    );
-    Ok((options, doing))
-}
-
-async fn notify(connection: &mut PgConnection, text: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text).execute(connection).await.map(|_| ())
+async fn notify(connection: &mut PgConnection, text: &str, prepares: bool) -> Result<(), sqlx::Error> {
+    let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text);
+    notify.persistent(prepares).execute(connection).await.map(|_| ())
 }
 
 /// As few texts as hold all of them, one change a line.
@@ -276,73 +366,6 @@ fn notifications(changes: &[crate::changes::Change]) -> Vec<String> {
         }
     }
     texts
-}
-
-/// In a failover the address may lead to the standby before that takes writes. What was begun there would fail, and what is read there may
-/// be old.
-async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // Other engines may not know it.
-    let standby: Result<bool, _> = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await;
-    match standby {
-        Ok(true) => Err(sqlx::Error::Protocol("the database server is a standby that takes no writes".into())),
-        Err(error) if is_away(&error) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// A server that says "committed" before it is on the disk breaks what we promise; that is for its operator to decide.
-async fn warn_of_lost_commits(connection: &mut PgConnection) {
-    for (setting, ask) in [("fsync", "SHOW fsync"), ("synchronous_commit", "SHOW synchronous_commit")] {
-        // Other engines may not know it.
-        let value: Result<String, _> = sqlx::query_scalar(ask).fetch_one(&mut *connection).await;
-        if value.is_ok_and(|value| value == "off") {
-            tracing::warn!(setting, "is off in the database: what was acknowledged may be lost when it goes down");
-        }
-    }
-}
-
-/// A connection of the pool that doesn't go back to it unless it is known to be good: after a cancelled, late or broken use it is
-/// closed, and the server undoes what it had begun.
-#[derive(Debug)]
-pub(crate) struct Lent {
-    connection: Option<PoolConnection<Driver>>,
-    settled: bool,
-}
-
-impl Lent {
-    async fn of(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: Some(pool.acquire().await?), settled: false })
-    }
-
-    /// The connection is good if the server has answered, whatever it said.
-    fn settle<T>(&mut self, outcome: &Result<T, sqlx::Error>) {
-        self.settled = match outcome {
-            Ok(_) | Err(sqlx::Error::RowNotFound) => true,
-            Err(error) => !is_away(error),
-        };
-    }
-}
-
-impl Deref for Lent {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.connection.as_deref().unwrap_or_else(|| unreachable!("it is taken when dropped"))
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_deref_mut().unwrap_or_else(|| unreachable!("it is taken when dropped"))
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|_| !self.settled) {
-            drop(connection.detach());
-        }
-    }
 }
 
 /// Tries until a moment.
@@ -384,8 +407,9 @@ pub(super) fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::PoolTimedOut => true,
         sqlx::Error::Database(cause) => cause.code().is_some_and(|code| {
-            // Connection exceptions, server going down or starting, too many connections, a standby that takes no writes.
-            code.starts_with("08") || ["57P01", "57P02", "57P03", "53300", "25006"].contains(&code.as_ref())
+            // Connection exceptions, server going down or starting, too many connections, a standby that takes no writes, a transaction that
+            // was ended because this node hung.
+            code.starts_with("08") || ["57P01", "57P02", "57P03", "53300", "25006", "25P03"].contains(&code.as_ref())
         }),
         _ => false,
     }

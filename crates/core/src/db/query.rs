@@ -184,8 +184,10 @@ macro_rules! fetch {
                     statement.$method(sqlite.reader()).await.map_err(|error| read_failed(&error))
                 }
                 Engine::Postgres(postgres) => {
-                    let statement =
-                        || sqlx::query_as_with::<_, $R, _>($query.sql.postgres, arguments::<Postgres>(&$query.values));
+                    let statement = || {
+                        let values = arguments::<Postgres>(&$query.values);
+                        sqlx::query_as_with::<_, $R, _>($query.sql.postgres, values).persistent(postgres.prepares())
+                    };
                     let upkeep = matches!(on, On::Upkeep(_));
                     postgres.read(upkeep, |connection| Box::pin(statement().$method(connection))).await
                 }
@@ -197,7 +199,7 @@ macro_rules! fetch {
                 }
                 Link::Postgres(link) => {
                     let statement = sqlx::query_as_with::<_, $R, _>($query.sql.postgres, arguments::<Postgres>(&$query.values));
-                    statement.$method(&mut **link).await.map_err(|error| write_failed(&error))
+                    statement.persistent(link.prepares).$method(&mut **link).await.map_err(|error| write_failed(&error))
                 }
             },
         }
@@ -267,7 +269,8 @@ impl<'v> Query<'v> {
                 done.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
             }
             Link::Postgres(link) => {
-                let done = sqlx::query_with(self.sql.postgres, arguments::<Postgres>(&self.values)).execute(&mut **link).await;
+                let statement = sqlx::query_with(self.sql.postgres, arguments::<Postgres>(&self.values));
+                let done = statement.persistent(link.prepares).execute(&mut **link).await;
                 done.map(|done| done.rows_affected()).map_err(|error| write_failed(&error))
             }
         }

@@ -13,9 +13,16 @@ pub(super) async fn sqlite_in(folder: &Path) -> Database {
     Database::open(&place, Arc::default()).await.expect("opens")
 }
 
+/// A few connections to a PostgreSQL database.
+pub(super) fn server(url: &str) -> Place {
+    let long = Duration::from_secs(5);
+    let patience = Patience { wait_max: long, time_max: long, lock_max: long, idle_max: long };
+    let connections = Connections { max: 5, reads_min: 0, transaction_pooling: false };
+    Place::Server { url: url.to_owned(), connections, patience }
+}
+
 async fn postgres() -> Database {
-    let patience = Patience { wait_max: Duration::from_secs(5), time_max: Duration::from_secs(5) };
-    let place = Place::Server { url: imagewell_engines::postgres::database(), connections_max: 4, patience };
+    let place = server(&imagewell_engines::postgres::database());
     Database::open(&place, Arc::default()).await.expect("opens")
 }
 
@@ -179,7 +186,7 @@ async fn old_data_opens() {
     let found = images::find(&database, id).await.expect("reads").expect("is there");
     assert_eq!((found.version.number, found.latest_number, found.name), (1, 1, None));
     let namespace = crate::model::Namespace::parse("rewards").expect("name");
-    let rules = namespaces::find(&database, crate::model::OrgId(1), &namespace).await.expect("reads");
+    let rules = namespaces::find(&database, OrgId(1), &namespace).await.expect("reads");
     assert_eq!(rules, Some(crate::model::NamespaceRules::plain(namespace)));
 }
 
@@ -265,4 +272,42 @@ async fn a_move_knows_every_column_of_every_table() {
         let known = copying::TABLES.iter().map(|table| (table.name.to_owned(), table.described())).collect();
         assert_eq!(tables, known);
     }
+}
+
+/// As when a node is paused in the middle of a write: what it holds is given back before it goes on, and nothing of it is committed.
+#[tokio::test]
+async fn a_transaction_whose_node_hangs_gives_back_what_it_holds() {
+    let url = imagewell_engines::postgres::database();
+    let (short, long) = (Duration::from_millis(300), Duration::from_secs(30));
+    let patience = Patience { wait_max: long, time_max: long, lock_max: long, idle_max: short };
+    let connections = Connections { max: 8, reads_min: 1, transaction_pooling: false };
+    let hanging = Database::open(&Place::Server { url, connections, patience }, Arc::default()).await.expect("opens");
+    insert_version(&hanging, "rewards/1/a.png", 1).await;
+    let (holds, held) = tokio::sync::oneshot::channel();
+    let (goes_on, may) = tokio::sync::oneshot::channel::<()>();
+    let database = hanging.clone();
+    let write = tokio::spawn(async move {
+        let work = database.write(|connection| {
+            Box::pin(async move {
+                copying::run(connection, "UPDATE orgs SET name = 'lost'".into(), &[]).await?;
+                let _ = holds.send(());
+                let _ = may.await;
+                copying::run(connection, "UPDATE orgs SET name = 'lost too'".into(), &[]).await
+            })
+        });
+        work.await
+    });
+    held.await.expect("it holds the row");
+    let other = hanging.write(|connection| Box::pin(copying::run(connection, "UPDATE orgs SET name = 'won'".into(), &[])));
+    other.await.expect("the row is given back");
+    let _ = goes_on.send(());
+    let outcome = write.await.expect("it ends");
+    assert!(matches!(outcome, Err(Error::Busy { .. })), "{outcome:?}");
+    let pool = sqlx::PgPool::connect_with(match &*hanging.engine() {
+        Engine::Postgres(postgres) => (*postgres.pool().connect_options()).clone(),
+        Engine::Sqlite(_) => panic!("this is SQLite"),
+    });
+    let (name,): (String,) =
+        sqlx::query_as("SELECT name FROM orgs").fetch_one(&pool.await.expect("database")).await.expect("row");
+    assert_eq!(name, "won");
 }

@@ -1,11 +1,20 @@
 //! Triggers of a move: they note the key of whatever changes meanwhile, and at the end they refuse changes instead.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::BoxFuture;
 
 use super::copying::{TABLES, Table, run};
 use super::moves::{Claim, write};
 use super::{Connection, Database, Link};
 use crate::Error;
+
+/// A trigger that is dropped waits no longer for its table: whoever wants that table meanwhile, if only to read, waits behind it.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 300";
+/// Between two tries, in which those who waited have their turn.
+const PAUSE: Duration = Duration::from_millis(700);
+/// For a table that others hold.
+const TRIES_LAST: Duration = Duration::from_secs(20);
 
 /// Begins to note what changes.
 pub(crate) async fn note_changes(database: &Database, claim: Option<&Claim>) -> Result<(), Error> {
@@ -36,9 +45,28 @@ type Step = for<'c> fn(&'c mut Connection, &'static Table) -> BoxFuture<'c, Resu
 async fn for_each_table(database: &Database, claim: Option<&Claim>, step: Step) -> Result<(), Error> {
     let together = if database.is_shared() { 1 } else { TABLES.len() };
     for tables in TABLES.chunks(together) {
-        write(database, claim, move |connection| Box::pin(step_through(connection, tables, step))).await?;
+        let begun = Instant::now();
+        loop {
+            match write(database, claim, move |connection| Box::pin(step_through(connection, tables, step))).await {
+                Err(Error::Busy { .. }) if database.is_shared() && begun.elapsed() < TRIES_LAST => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(Error::Busy { .. }) if database.is_shared() => return Err(held(tables)),
+                done => break done?,
+            }
+        }
     }
     Ok(())
+}
+
+fn held(tables: &[Table]) -> Error {
+    let names = tables.iter().map(|table| table.name).collect::<Vec<_>>().join(", ");
+    Error::Internal {
+        detail: format!(
+            "the table {names} is held by another session of the database (pg_dump, a report, a transaction that was left open): \
+             give the same command again when that is over"
+        ),
+    }
 }
 
 async fn step_through(connection: &mut Connection, tables: &'static [Table], step: Step) -> Result<(), Error> {
@@ -106,6 +134,12 @@ async fn drop_trigger(connection: &mut Connection, table: &Table, what: &str) ->
         }
         return Ok(());
     }
-    run(connection, format!("DROP TRIGGER IF EXISTS move_{what}_{name} ON {name}"), &[]).await?;
+    // Dropping one that isn't there would wait for the table, too.
+    let drop = format!(
+        "DO $$ BEGIN IF EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'move_{what}_{name}' AND tgrelid = '{name}'::regclass) \
+         THEN DROP TRIGGER move_{what}_{name} ON {name}; END IF; END $$"
+    );
+    run(connection, LOCK_TIMEOUT.into(), &[]).await?;
+    run(connection, drop, &[]).await?;
     run(connection, format!("DROP FUNCTION IF EXISTS move_{what}_{name}()"), &[]).await
 }

@@ -240,11 +240,23 @@ settings! {
         /// Connections that read an SQLite file.
         readers_max: NonZeroU32 = "4";
         /// Connections of one node to PostgreSQL. Three of them are kept for listening to other nodes and for readiness. At least 5.
-        connections_max: NonZeroU32 = "16";
+        connections_max: NonZeroU32 = "20";
+        /// Of these, how many writes leave to reads, so that writes that wait keep no reader out. At least one connection writes.
+        reads_connections_min: u32 = "4";
+        /// Whether `database_url` leads to a pooler that gives each transaction another session, as PgBouncer does with `pool_mode = transaction`.
+        /// Tables are not made through it, and this node does not hear what others change but asks each second.
+        transaction_pooling: bool = "false";
         /// Seconds that a request waits for PostgreSQL to come back, or for a connection to be free.
         wait_seconds_max: u64 = "5";
         /// Seconds that one statement, or one write as a whole, may take on PostgreSQL.
         time_seconds_max: u64 = "10";
+        /// Seconds that a statement waits on PostgreSQL for a row or a table that another transaction holds.
+        lock_seconds_max: NonZeroU32 = "2";
+        /// Seconds between two statements of one transaction after which PostgreSQL ends it, because its node hangs and others wait for its rows.
+        idle_transaction_seconds_max: NonZeroU32 = "10";
+        /// Whether `imagewell doctor` only warns of a PostgreSQL that may lose what it has committed (`fsync`, `full_page_writes` or
+        /// `synchronous_commit` off, or `local` or `remote_write` beside `synchronous_standby_names`). Off, that is a fault.
+        allow_weak_durability: bool = "false";
     }
 
     /// What is held in memory for reading.

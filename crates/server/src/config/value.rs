@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use imagewell_core::DatabaseAddress;
 use ipnet::IpNet;
 
 /// Something that a setting can hold. Files, environment and flags all arrive as text.
@@ -116,11 +117,10 @@ impl Value for DatabaseUrl {
     const KIND: &'static str = "`sqlite://PATH` or `postgres://…`";
     fn parse(text: &str) -> Result<Self, String> {
         let file = text.strip_prefix("sqlite://").filter(|path| !path.is_empty());
-        let server =
-            ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) && url::Url::parse(text).is_ok();
+        let is_server = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
         match file {
             Some(path) => Ok(Self::File(path.into())),
-            None if server => Ok(Self::Postgres(text.to_owned())),
+            None if is_server => DatabaseAddress::parse(text).map(|_| Self::Postgres(text.to_owned())),
             None => Err("expected sqlite://PATH, as in sqlite:///var/lib/imagewell/imagewell.db, or postgres://USER:PASSWORD@HOST/DATABASE".into()),
         }
     }
@@ -128,15 +128,7 @@ impl Value for DatabaseUrl {
     fn show(&self) -> String {
         match self {
             Self::File(path) => format!("sqlite://{}", path.display()),
-            Self::Postgres(text) => {
-                let shown = url::Url::parse(text).map(|mut url| {
-                    if url.password().is_some() {
-                        let _ = url.set_password(Some("…"));
-                    }
-                    url.to_string().replace("%E2%80%A6", "…")
-                });
-                shown.unwrap_or_default()
-            }
+            Self::Postgres(text) => DatabaseAddress::parse(text).map(|address| address.shown()).unwrap_or_default(),
         }
     }
 }

@@ -80,6 +80,8 @@ impl Outgrown {
             ("storage.region", "us-east-1".into()),
             ("storage.access_key_id", self.bucket.access_key.into()),
             ("storage.secret_access_key", self.bucket.secret_key.into()),
+            // The tests' server doesn't sync.
+            ("database.allow_weak_durability", "true".into()),
         ]
     }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::fixtures::{png, png_of_bytes};
-use crate::process::{Process, accounts_on_disk, imagewell, run, stay_on_disk, text};
+use crate::process::{Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
 
 /// Commands that only look.
 const LOOKING: [&[&str]; 6] =
@@ -259,7 +259,7 @@ async fn what_others_may_read_a_clock_that_is_behind_and_names_of_digits_are_fou
 fn a_database_server_that_may_lose_commits_is_named_and_nothing_is_made_in_it() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let data = folder.path().join("data");
-    let outgrown = crate::process::share(&[&data]);
+    let outgrown = share(&[&data]);
     let looked = run(&data, &["doctor", "--json"]);
     assert_eq!(looked.status.code(), Some(1));
     let found = findings(&looked);
@@ -273,7 +273,7 @@ fn a_database_server_that_may_lose_commits_is_named_and_nothing_is_made_in_it() 
                 everything(&entry.path()).values().all(|(bytes, ..)| bytes.is_empty())
             })
     );
-    crate::process::provision(&data);
+    provision(&data);
     let looked = run(&data, &["doctor", "--json", "--digests"]);
     assert!(looked.status.success(), "{}", text(&looked));
     assert_eq!(graded(&findings(&looked), "opens and is up to date"), ("database", "ok"));
@@ -301,4 +301,36 @@ async fn only_who_has_the_database_is_told_what_arrives() {
     let (_other_folder, other) = deployment(0).await;
     let found = findings(&run(&other, &["doctor", "--quick", "--json", "--url", &process.url]));
     assert_eq!(graded(&found, "is not this deployment"), ("proxy", "fault"));
+}
+
+/// As the role of the service has it: the server itself may be set well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_may_lose_what_it_has_committed_is_a_fault() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let outgrown = share(&[&data]);
+    provision(&data);
+    let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
+    let (name,): (String,) = sqlx::query_as("SELECT current_database()").fetch_one(&pool).await.expect("a name");
+    let off = format!("ALTER DATABASE {name} SET synchronous_commit = off");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(off)).execute(&pool).await.expect("sets");
+    for (allowed, grade, code) in [("false", "fault", 1), ("true", "warning", 0)] {
+        let mut command = imagewell(&data, &["doctor", "--json"]);
+        command.env("IMAGEWELL_DATABASE_ALLOW_WEAK_DURABILITY", allowed);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("ends");
+        let findings = findings(&output);
+        for setting in ["synchronous_commit is off", "fsync is off"] {
+            assert_eq!(graded(&findings, setting), ("database", grade), "allowed: {allowed}");
+        }
+        assert!(code == 0 || output.status.code() == Some(code), "{}", text(&output));
+    }
+    // While it runs it is asked again, and counted.
+    let process = Process::serve(&data);
+    let begun = std::time::Instant::now();
+    while process.metric("imagewell_database_weak_durability_settings").await < 2.0 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "no metric");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(process.log().contains("synchronous_commit=off"), "{}", process.log());
+    pool.close().await;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use imagewell::config::environment_name;
 
-use crate::app::{Actor, Answer, Outgrown};
+use crate::app::{Actor, Answer, Outgrown, PASSWORD};
 use crate::fixtures::png_of_bytes;
 use crate::process::{Held, Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
 use crate::variety::{SLOWLY, Variety, provision_first_namespace, sweep_at_once};
@@ -221,6 +221,40 @@ async fn a_move_from_postgresql_and_writers_never_wait_for_each_other() {
     move_to("other", &[]).await;
     stop.store(true, Ordering::SeqCst);
     assert!(writer.await.expect("every lock was given") > 10);
+}
+
+/// A dump or a report reads a table for as long as it likes. Dropping a trigger has to wait for that, but nobody may have to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_is_cancelled_beside_a_dump_and_nobody_else_waits() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let outgrown = share(&[&data]);
+    provision(&data);
+    let process = Process::serve(&data);
+    let ada = process.actor("ada").await;
+    let there = folder.path().join("there");
+    let (database, store) =
+        (format!("sqlite://{}", there.join("imagewell.db").display()), format!("file://{}", there.join("blobs").display()));
+    let copied = run(&data, &["migrate", "--to-database", &database, "--to-storage", &store, "--copy-only"]);
+    assert!(copied.status.success(), "{}", text(&copied));
+    let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
+    let mut dump = pool.begin().await.expect("begins");
+    sqlx::query("SELECT COUNT(*) FROM orgs").execute(&mut *dump).await.expect("reads");
+    let mut command = imagewell(&data, &["migrate", "--cancel"]);
+    let cancelling = tokio::task::spawn_blocking(move || command.output().expect("runs"));
+    for _ in 0..20 {
+        let login = ada.log_in("ada", PASSWORD).await;
+        assert_eq!(login.status.as_u16(), 200, "{}", login.text());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!cancelling.is_finished(), "a trigger was dropped under a reader");
+    dump.rollback().await.expect("ends");
+    let cancelled = cancelling.await.expect("ends");
+    assert!(cancelled.status.success(), "{}", text(&cancelled));
+    let left = "SELECT COUNT(*) FROM pg_trigger WHERE tgname LIKE 'move%'";
+    let (left,): (i64,) = sqlx::query_as(left).fetch_one(&pool).await.expect("counts");
+    assert_eq!(left, 0);
+    pool.close().await;
 }
 
 /// Of two nodes the one on whose machine the move was made goes on; the other one can't know where to, and ends to be started anew.

@@ -77,10 +77,9 @@ pub(super) async fn examine(settings: Settings, examination: &Examination, repor
 fn database(settings: &Settings, found: &Diagnosis, report: &mut Report) -> bool {
     let place = settings.database_url().show();
     for setting in found.settings.iter().filter(|setting| !setting.is_safe) {
-        // Whether a server keeps what it has committed is for its operator to decide. The mode of a file's journal is set by each start of
-        // the service; a copy may have another one.
-        let is_ours = found.connections_max.is_none() && setting.name != "journal_mode";
-        let grade = if is_ours { Grade::Fault } else { Grade::Warning };
+        // The mode of a file's journal is set by each start of the service; a copy may have another one.
+        let is_decided = found.connections_max.is_some() && settings.database.allow_weak_durability;
+        let grade = if is_decided || setting.name == "journal_mode" { Grade::Warning } else { Grade::Fault };
         report.graded(
             grade,
             "database",
