@@ -306,6 +306,9 @@ pub async fn start(service: Service) -> Result<Running, Error> {
     Ok(Running { address, service, accepting, stop, background })
 }
 
+/// How long a service whose storage failed waits for its error answers to leave. No answer acknowledges anything any more.
+const HALT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Says at start how well hostile pictures are locked in.
 async fn report_sandbox(app: Arc<App>, allowed_without: bool) {
     let sandbox = app.workers.sandbox().await;
@@ -344,8 +347,7 @@ impl Running {
             tokio::time::sleep(Duration::from_secs(server.drain_delay_seconds)).await;
         }
         self.stop.notify_one();
-        // After a halt nobody gets an acknowledgement any more; a second is for the error answers to leave.
-        let patience = if halted { Duration::from_secs(1) } else { Duration::from_secs(server.drain_timeout_seconds) };
+        let patience = if halted { HALT_PATIENCE } else { Duration::from_secs(server.drain_timeout_seconds) };
         let drained = match self.accepting.await {
             Ok(draining) => draining.finish(patience).await,
             Err(_) => false,
