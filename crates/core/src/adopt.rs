@@ -75,15 +75,19 @@ impl Census {
 }
 
 impl Adoption {
-    /// Opens both, and changes nothing but the database's schema.
+    /// Opens both, which are there, and changes nothing but the database's schema.
     ///
     /// # Errors
-    /// [`Error::Internal`] when one can't be opened; [`Error::Invalid`] when the data has moved elsewhere.
+    /// [`Error::Internal`] when one is not there or can't be opened; [`Error::Invalid`] when the data has moved elsewhere.
     pub async fn open(database: &db::Place, storage: &storage::Place, spool_folder: PathBuf) -> Result<Self, Error> {
         let halt = Arc::new(Halt::default());
-        let storage = Storage::open(storage, spool_folder, Arc::clone(&halt), Reserve { bytes_min: 0, inodes_min: 0 })?;
+        database.expect()?;
+        let storage = Storage::look(storage, spool_folder, Arc::clone(&halt), Reserve { bytes_min: 0, inodes_min: 0 })?;
         let database = Database::open(database, halt).await?;
-        following::check(&database).await?;
+        if let Err(refused) = following::check(&database).await {
+            database.close().await;
+            return Err(refused);
+        }
         Ok(Self { database, storage })
     }
 

@@ -176,19 +176,40 @@ impl App {
     /// # Errors
     /// [`Error::Internal`] says what could not be opened.
     pub async fn open(options: Options) -> Result<Arc<Self>, Error> {
+        let store = options.storage.clone();
+        let made = options.opening == Opening::Making && !store.is_there();
+        let opened = Self::open_both(options).await;
+        if opened.is_err() && made {
+            store.remove_if_empty();
+        }
+        opened
+    }
+
+    async fn open_both(options: Options) -> Result<Arc<Self>, Error> {
         let halt = Arc::new(Halt::default());
-        let node = uuid::Uuid::now_v7().to_string();
         let looks = options.opening == Opening::Looking;
         let open = if looks { Storage::look } else { Storage::open };
         let storage = open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
+        if !looks && options.database.expect().is_err() {
+            // Before one is made: an operator may put the right one into its place.
+            identity::expect_unused(&storage).await?;
+        }
         let database = match options.opening {
             Opening::Making => Database::open(&options.database, Arc::clone(&halt)).await?,
             Opening::Looking => Database::look(&options.database).await?,
         };
-        if let Err(refused) = following::check(&database).await {
+        let assembled = Self::assemble(options, database.clone(), storage, halt).await;
+        if assembled.is_err() {
+            // SQLite applies a log that stays to whatever database takes the place of this one.
             database.close().await;
-            return Err(refused);
         }
+        assembled
+    }
+
+    async fn assemble(options: Options, database: Database, storage: Storage, halt: Arc<Halt>) -> Result<Arc<Self>, Error> {
+        following::check(&database).await?;
+        let node = uuid::Uuid::now_v7().to_string();
+        let looks = options.opening == Opening::Looking;
         let clock = Clock::open(&database, options.clock).await?;
         // Who only looks pairs nothing.
         let paired = looks || identity::settle_at_start(&database, &storage).await?;

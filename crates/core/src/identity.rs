@@ -77,6 +77,24 @@ pub(crate) async fn settle_at_start(database: &Database, storage: &Storage) -> R
     }
 }
 
+/// Refuses a store that is in use, for a start that would make the database. A store that is away is judged when it is back.
+///
+/// # Errors
+/// [`Error::Invalid`] says what is wrong and what to do.
+pub(crate) async fn expect_unused(storage: &Storage) -> Result<(), Error> {
+    let used = async { Ok::<_, Error>(storage.identity().await?.is_some() || storage.holds_anything().await?) };
+    match tokio::time::timeout(START_MAX, used).await {
+        Ok(Ok(true)) => Err(Error::invalid(format!(
+            "there is no database, and the store {} is in use: nothing was made. Are data_dir and database_url right, is the volume of the \
+             database mounted, and is its file where it was? A lost one comes back with `imagewell restore`. To begin anew, name an empty \
+             store in storage_url",
+            storage.name()
+        ))),
+        Ok(Ok(false) | Err(Error::Busy { .. })) | Err(_) => Ok(()),
+        Ok(Err(error)) => Err(error),
+    }
+}
+
 /// Reads both sides again: a volume can be unmounted while the service runs.
 ///
 /// # Errors

@@ -98,6 +98,17 @@ impl Place {
             _ => false,
         }
     }
+
+    /// Refuses an SQLite file that is not there. A server is not asked.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] names the file, and the settings that lead to it.
+    pub fn expect(&self) -> Result<(), Error> {
+        match self {
+            Self::File { file, .. } => sqlite::expect_file(file),
+            Self::Server { .. } => Ok(()),
+        }
+    }
 }
 
 /// Without the password.

@@ -62,7 +62,7 @@ impl Storage {
     /// The store's address, for messages.
     pub(crate) fn name(&self) -> String {
         match &*self.backend() {
-            Backend::Local(disk) => disk.root.display().to_string(),
+            Backend::Local(disk) => disk.root().display().to_string(),
             Backend::Bucket(bucket) => bucket.url().to_owned(),
         }
     }
@@ -113,7 +113,7 @@ impl Storage {
     pub(crate) async fn holds_anything(&self) -> Result<bool, Error> {
         let backend = self.backend();
         let root = match &*backend {
-            Backend::Local(disk) => disk.root.clone(),
+            Backend::Local(disk) => disk.root().to_owned(),
             Backend::Bucket(bucket) => {
                 let mut listed = bucket.store().list(None);
                 while let Some(object) = listed.next().await {

@@ -19,6 +19,7 @@ use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use super::identity::IDENTITY;
+use super::root::Root;
 use crate::Error;
 use crate::durable::{self, Folders, RenameFailed, make_folder};
 use crate::halt::Halt;
@@ -36,7 +37,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(super) struct LocalDisk {
     pub(super) store: Arc<LocalFileSystem>,
     folders: Arc<Folders>,
-    pub(super) root: PathBuf,
+    root: Arc<Root>,
     halt: Arc<Halt>,
 }
 
@@ -63,20 +64,28 @@ impl LocalDisk {
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?
             .with_fsync(true);
-        Ok(Self { store: Arc::new(store), folders: Arc::default(), root, halt })
+        let root = Root::open(&root).map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?;
+        Ok(Self { store: Arc::new(store), folders: Arc::default(), root: Arc::new(root), halt })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        self.root.path()
     }
 
     /// Stores bytes durably under a fresh key, which nobody knows before this returns.
     ///
     /// # Errors
-    /// [`Error::NoSpace`]; any other failure of a write or sync trips the halt.
+    /// [`Error::NoSpace`]; any other failure of a write or sync trips the halt, and so does a volume that is not mounted any more.
     pub(super) async fn put(&self, key: &BlobKey, content: &Content) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
         let file = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
-        let (folders, whole) = (Arc::clone(&self.folders), content.clone());
-        let written = tokio::task::spawn_blocking(move || match whole {
-            Content::Memory(bytes) => folders.write_new(&file, &bytes),
-            Content::File { file: unnamed, .. } => folders.name_file(&unnamed, &file),
+        let (folders, whole, root) = (Arc::clone(&self.folders), content.clone(), Arc::clone(&self.root));
+        let written = tokio::task::spawn_blocking(move || {
+            match whole {
+                Content::Memory(bytes) => folders.write_new(&file, &bytes),
+                Content::File { file: unnamed, .. } => folders.name_file(&unnamed, &file),
+            }?;
+            root.expect(&file)
         })
         .await
         .map_err(|error| Error::internal("storing a blob", &error))?;
@@ -84,10 +93,16 @@ impl LocalDisk {
             (Ok(()), _) => Ok(()),
             // The spool stands on another file system, or its files are of a kind that can't get a name: then a copy does it.
             (Err(error), Content::File { .. }) if is_unnameable(&error) => {
-                self.put_in_parts(&path, content).await.map_err(|error| self.put_failed(&error))
+                self.put_in_parts(&path, content).await.map_err(|error| self.put_failed(&error))?;
+                self.expect_root(&path)
             }
             (Err(error), _) => Err(self.put_failed(&generic(error))),
         }
+    }
+
+    fn expect_root(&self, path: &StorePath) -> Result<(), Error> {
+        let file = self.store.path_to_filesystem(path).map_err(|error| Error::internal("naming a blob", &error))?;
+        self.root.expect(&file).map_err(|error| self.put_failed(&generic(error)))
     }
 
     /// Stores bytes durably under a key that may be known already; nobody ever sees half of them.
@@ -139,7 +154,7 @@ impl LocalDisk {
     /// # Errors
     /// [`Error::Internal`] when it can't be renamed; a failed sync trips the halt.
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<bool, Error> {
-        let (from, to) = (self.root.join(from), self.root.join(to));
+        let (from, to) = (self.root().join(from), self.root().join(to));
         let renamed = tokio::task::spawn_blocking(move || durable::rename(&from, &to)).await;
         match renamed.map_err(|error| Error::internal("renaming a blob", &error))? {
             Ok(()) => Ok(true),
@@ -154,7 +169,7 @@ impl LocalDisk {
 
     /// Removes the folders of a file that is gone, as far as they are empty, up to this folder of the root and without it.
     pub(super) async fn remove_empty_folders(&self, file: &str, below: &str) {
-        let (file, below) = (self.root.join(file), self.root.join(below));
+        let (file, below) = (self.root().join(file), self.root().join(below));
         let removed = tokio::task::spawn_blocking(move || {
             for folder in file.ancestors().skip(1).take_while(|folder| folder.starts_with(&below) && *folder != below) {
                 // Not empty, as a rule.

@@ -8,6 +8,7 @@ mod bucket;
 mod identity;
 mod listing;
 mod local;
+mod root;
 mod trash;
 
 use std::path::{Path, PathBuf};
@@ -44,6 +45,24 @@ pub enum Place {
     Folder(PathBuf),
     /// A bucket that exists.
     Bucket(BucketPlace),
+}
+
+impl Place {
+    /// Whether its folder is there. A bucket is not asked.
+    pub(crate) fn is_there(&self) -> bool {
+        match self {
+            Self::Folder(root) => root.exists(),
+            Self::Bucket(_) => true,
+        }
+    }
+
+    /// Removes its folder, if nothing is in it.
+    pub(crate) fn remove_if_empty(&self) {
+        if let Self::Folder(root) = self {
+            // Else something has been put into it meanwhile.
+            let _ = std::fs::remove_dir(root);
+        }
+    }
 }
 
 /// What uploads leave free of the local disk, so that logins and an embedded database go on.
@@ -122,7 +141,7 @@ impl Storage {
     /// [`Error::NoSpace`]; [`Error::Internal`] when the file system can't be asked.
     pub fn check_space(&self, incoming_bytes: u64) -> Result<(), Error> {
         match &*self.backend() {
-            Backend::Local(disk) => local::check_space(&disk.root, incoming_bytes, self.reserve),
+            Backend::Local(disk) => local::check_space(disk.root(), incoming_bytes, self.reserve),
             // Only what waits in the spool is here.
             Backend::Bucket(_) => local::check_space(&self.spool, incoming_bytes, self.reserve),
         }
@@ -256,7 +275,7 @@ impl Storage {
     /// [`Error::Internal`] when they can't be listed.
     pub(crate) async fn remove_empty_variant_folders(&self, before: Timestamp) -> Result<(), Error> {
         match &*self.backend() {
-            Backend::Local(disk) => local::remove_empty_folders(disk.root.join(VARIANTS), before).await,
+            Backend::Local(disk) => local::remove_empty_folders(disk.root().join(VARIANTS), before).await,
             Backend::Bucket(_) => Ok(()),
         }
     }
@@ -307,7 +326,7 @@ impl Storage {
     /// Staging files that a crash left behind, last changed before a moment. A bucket's are removed by its own lifecycle rule.
     pub(crate) async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, Error> {
         let root = match &*self.backend() {
-            Backend::Local(disk) => Some(disk.root.clone()),
+            Backend::Local(disk) => Some(disk.root().to_owned()),
             Backend::Bucket(_) => None,
         };
         local::leftovers(root, self.spool.clone(), before).await

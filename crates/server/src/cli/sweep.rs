@@ -4,7 +4,7 @@ use imagewell_core::sweep::{self, Finding, Mode};
 
 use super::{Outcome, explained};
 use crate::config::Settings;
-use crate::serve::Service;
+use crate::serve::{Service, database_place};
 
 /// What the flags ask for.
 pub(super) fn mode(dry_run: bool, confirm: bool) -> Mode {
@@ -18,6 +18,7 @@ pub(super) fn mode(dry_run: bool, confirm: bool) -> Mode {
 /// Sweeps once and prints each finding. Exits with 1 where orphans were left alone because they are suspiciously many.
 pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
     let program = std::env::current_exe()?;
+    database_place(&settings).expect().map_err(explained)?;
     let service = match mode {
         Mode::DryRun => Service::look(settings, program).await,
         Mode::Remove | Mode::RemoveConfirmed => Service::open(settings, program).await,
@@ -88,6 +89,7 @@ pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
 
 /// Brings back what the trash has of images that are there.
 pub(super) async fn restore_trash(settings: Settings) -> Outcome {
+    database_place(&settings).expect().map_err(explained)?;
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     let restored = service.app.restore_trash(|key| println!("brought {} back from the trash", key.as_str())).await;
     let (brought_back, others) = restored.map_err(explained)?;

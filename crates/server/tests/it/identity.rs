@@ -12,7 +12,7 @@ use imagewell_engines::faults::Behaviour;
 use crate::app::{Data, Outgrown, TestApp, files_below};
 use crate::faults::ready;
 use crate::fixtures::png;
-use crate::process::{TWO_DAYS, accounts_on_disk, age, run, stay_on_disk, text};
+use crate::process::{Process, TWO_DAYS, accounts_on_disk, age, run, stay_on_disk, text};
 
 /// Nothing is too young or too many for a sweep.
 const EAGER: [(&str, &str); 2] = [("sweep.grace_seconds", "0"), ("sweep.orphans_percent_max", "100")];
@@ -47,10 +47,10 @@ async fn another_databases_store_is_refused_and_left_as_it_is() {
     let ((one, uuid), (other, _), empty) = (with_image().await, with_image().await, Data::fresh());
     let before = (files(&one), std::fs::read(identity(&one)).expect("an identity"));
     let store = [("storage_url", &*one.storage_url())];
-    for data in [&other, &empty] {
-        let why = refused(data, &store).await;
-        assert!(why.contains("belongs to another database") && why.contains("imagewell adopt"), "{why}");
-    }
+    let why = refused(&other, &store).await;
+    assert!(why.contains("belongs to another database") && why.contains("imagewell adopt"), "{why}");
+    let why = refused(&empty, &store).await;
+    assert!(why.contains("belongs to another database") || why.contains("there is no database"), "{why}");
     assert_eq!((files(&one), std::fs::read(identity(&one)).expect("an identity")), before);
     let app = TestApp::on(one, &[]).await;
     assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
@@ -63,9 +63,9 @@ async fn a_new_database_takes_no_store_that_is_in_use() {
     let before = files(&data);
     let empty = Data::fresh();
     let why = refused(&empty, &[("storage_url", &*data.storage_url())]).await;
-    assert!(why.contains("is in use, and this database has no image in it"), "{why}");
+    assert!(why.contains("is in use, and this database has no image in it") || why.contains("there is no database"), "{why}");
     assert!(files(&data) == before && !identity(&data).exists());
-    // Nor does one whose file was emptied, or was not there yet when the volume with it was not mounted.
+    // Nor does one whose file was emptied.
     let (_folder, data) = accounts_on_disk();
     let blob = data.join("blobs/rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
     std::fs::create_dir_all(blob.parent().expect("parent")).expect("makes");
@@ -79,6 +79,45 @@ async fn a_new_database_takes_no_store_that_is_in_use() {
     }
 }
 
+/// A database that a refused start had made, or whose log it had left, would take the place of the one that is put back.
+#[tokio::test]
+async fn a_start_without_the_database_makes_none_and_the_one_that_is_put_back_is_whole() {
+    let (folder, data) = accounts_on_disk();
+    let process = Process::serve(&data);
+    let uuid = process.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    assert!(process.terminate().success());
+    let (database, away) = (data.join("imagewell.db"), folder.path().join("away.db"));
+    std::fs::rename(&database, &away).expect("moves");
+    let before = files_below(&data, &data);
+    for command in [&["serve"][..], &["sweep"], &["sweep", "--confirm"], &["sweep", "--restore-trash"], &["adopt", "--confirm"]] {
+        let refused = run(&data, command);
+        assert!(!refused.status.success() && text(&refused).contains("there is no database"), "{command:?}: {}", text(&refused));
+        assert_eq!(files_below(&data, &data), before, "{command:?}");
+    }
+    // Whatever else a start refuses, no log of its own stays.
+    std::fs::copy(&away, &database).expect("copies");
+    std::fs::rename(data.join("blobs/.imagewell"), folder.path().join("identity")).expect("moves");
+    assert!(!run(&data, &["serve"]).status.success());
+    assert!(!data.join("imagewell.db-wal").exists());
+    std::fs::rename(folder.path().join("identity"), data.join("blobs/.imagewell")).expect("moves");
+    std::fs::rename(&away, &database).expect("moves");
+    let process = Process::serve(&data);
+    assert_eq!(process.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+}
+
+/// A mistyped place makes neither data nor a report of success.
+#[tokio::test]
+async fn commands_for_data_that_is_there_make_none() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("typo");
+    stay_on_disk(&data);
+    for command in [&["sweep"][..], &["sweep", "--restore-trash"], &["adopt"], &["adopt", "--confirm"]] {
+        let refused = run(&data, command);
+        assert!(!refused.status.success() && text(&refused).contains("there is no database"), "{command:?}: {}", text(&refused));
+        assert!(!data.exists(), "{command:?}");
+    }
+}
+
 /// As a command in a shell that knows the bucket and not the database.
 #[tokio::test]
 async fn a_fresh_sqlite_file_does_not_take_the_bucket_of_a_cluster() {
@@ -86,13 +125,13 @@ async fn a_fresh_sqlite_file_does_not_take_the_bucket_of_a_cluster() {
     let app = TestApp::on(Arc::clone(&data), &[]).await;
     let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
     let why = refused(&data, &[("database_url", "")]).await;
-    assert!(why.contains("belongs to another database"), "{why}");
+    assert!(why.contains("there is no database") && why.contains("is in use: nothing was made"), "{why}");
     // As a bucket of an earlier version, and as one with objects of other programs.
     let borne = std::fs::read(identity(&data)).expect("an identity");
     std::fs::remove_file(identity(&data)).expect("removes");
     let before = files(&data);
     let why = refused(&data, &[("database_url", "")]).await;
-    assert!(why.contains("is in use, and this database has no image in it"), "{why}");
+    assert!(why.contains("there is no database"), "{why}");
     assert!(files(&data) == before && !identity(&data).exists());
     std::fs::write(identity(&data), borne).expect("writes");
     assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
@@ -146,6 +185,11 @@ async fn a_store_that_is_unmounted_while_the_service_runs_is_not_used() {
     let away = app.blobs().with_extension("away");
     std::fs::rename(app.blobs(), &away).expect("moves");
     std::fs::create_dir(app.blobs()).expect("makes");
+    if !app.service.app.storage.is_bucket() {
+        // At once, and not only when the next look finds it.
+        assert_eq!(ada.upload(png(8, 8, 2)).await.status, 500);
+        assert!(app.service.app.halt.is_tripped() && files(&data).is_empty(), "{:?}", files(&data));
+    }
     let refused = sweep::run(&app.service.app, Mode::Remove, |_| {}).await.expect_err("is refused").to_string();
     assert!(refused.contains("lacks the identity"), "{refused}");
     // A bucket can't be unmounted, and is looked at less often.
