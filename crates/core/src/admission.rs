@@ -4,7 +4,7 @@
 //! not another's. The one whose turn it is may need more memory than there is; then nobody overtakes it, or it would wait for ever.
 //!
 //! A turn may last longer than others can wait. So where one org holds all turns, the first that waits of another org gets one beyond
-//! them, with a quarter of the memory beyond what all others may take. There is never more than one such turn.
+//! them, with half of the memory beyond what all others may take, and what is free of that. There is never more than one such turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,8 @@ use crate::model::OrgId;
 
 /// `Retry-After` where the queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The turn beyond the others may take this part of all memory.
-const BEYOND_PART: u32 = 4;
+/// The turn beyond the others may take this part of all memory on top.
+const BEYOND_PART: u32 = 2;
 
 /// Bounds on what runs and waits.
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +53,10 @@ pub(crate) struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ordinary,
-    /// See [the module](self).
-    Beyond,
+    /// See [the module](self). Of its memory so much counts with the ordinary turns'.
+    Beyond {
+        ordinary_mib: u32,
+    },
 }
 
 /// A place in a queue, left when dropped.
@@ -191,7 +193,13 @@ impl State {
         }
         let (org, waiter) = self.take_from(self.kept_out()?)?;
         self.beyond_is_taken = true;
-        Some((org, waiter, Kind::Beyond))
+        let ordinary_mib = waiter.mib.saturating_sub(self.beyond_mib());
+        self.mib_free -= ordinary_mib;
+        Some((org, waiter, Kind::Beyond { ordinary_mib }))
+    }
+
+    fn beyond_mib(&self) -> u32 {
+        self.limits.memory_mib_max / BEYOND_PART
     }
 
     /// The first queue that another org keeps out by holding every turn or all memory. Those who only wait for somebody before them are
@@ -200,7 +208,7 @@ impl State {
         if self.beyond_is_taken || self.limits.concurrent_max < 2 || self.held.len() != 1 {
             return None;
         }
-        let mib_max = self.limits.memory_mib_max / BEYOND_PART;
+        let mib_max = self.mib_free.saturating_add(self.beyond_mib());
         self.queues.iter().position(|(org, queue)| {
             let mib = queue.front().map_or(u32::MAX, |waiter| waiter.mib);
             !self.held.contains_key(org) && mib <= mib_max && !self.has_room(mib)
@@ -218,8 +226,9 @@ impl State {
     }
 
     fn give_back(&mut self, org: OrgId, mib: u32, kind: Kind) {
-        if kind == Kind::Beyond {
+        if let Kind::Beyond { ordinary_mib } = kind {
             self.beyond_is_taken = false;
+            self.mib_free += ordinary_mib;
             return;
         }
         self.processes_free += 1;
@@ -297,7 +306,7 @@ mod tests {
     async fn what_takes_all_memory_is_not_overtaken_for_ever() {
         let limits = AdmissionLimits { concurrent_max: 2, ..LIMITS };
         let admission = Admission::new(limits);
-        let small = admission.turn(OrgId(1), 1).await.expect("room");
+        let small = admission.turn(OrgId(1), 60).await.expect("room");
         let large = admission.turn(OrgId(2), 1000);
         tokio::pin!(large);
         assert!(futures_util::poll!(&mut large).is_pending());
@@ -318,18 +327,20 @@ mod tests {
     #[tokio::test]
     async fn an_org_that_holds_every_turn_keeps_no_other_out() {
         let admission = Admission::new(AdmissionLimits { concurrent_max: 2, ..LIMITS });
-        let held = [admission.turn(OrgId(1), 1).await.expect("room"), admission.turn(OrgId(1), 1).await.expect("room")];
+        let held = [admission.turn(OrgId(1), 40).await.expect("room"), admission.turn(OrgId(1), 40).await.expect("room")];
         let mut more = Box::pin(admission.turn(OrgId(1), 1));
         assert!(futures_util::poll!(&mut more).is_pending(), "two are all that one org gets");
-        let mut large = Box::pin(admission.turn(OrgId(3), 26));
-        assert!(futures_util::poll!(&mut large).is_pending(), "a quarter of the memory is at hand, no more");
-        let mut other = Box::pin(admission.turn(OrgId(2), 25));
+        let mut large = Box::pin(admission.turn(OrgId(3), 90));
+        assert!(futures_util::poll!(&mut large).is_pending(), "half of the memory is at hand and what is free, no more");
+        let mut other = Box::pin(admission.turn(OrgId(2), 70));
         let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut other) else { panic!("at once") };
-        let mut third = Box::pin(admission.turn(OrgId(4), 1));
+        let mut third = Box::pin(admission.turn(OrgId(4), 70));
         assert!(futures_util::poll!(&mut third).is_pending(), "there is one beyond the others");
         drop(turn);
-        third.await.expect("the next one of others");
+        let third = third.await.expect("the next one of others, with the memory of the one before");
         drop(held);
+        assert!(futures_util::poll!(&mut large).is_pending(), "what the one beyond takes of ordinary memory is not free");
+        drop(third);
         more.await.expect("a turn");
         large.await.expect("a turn");
     }
@@ -341,7 +352,7 @@ mod tests {
         let admission = Admission::new(limits);
         let running = admission.turn(OrgId(1), 60).await.expect("room");
         let mut large = Box::pin(admission.turn(OrgId(1), 60));
-        assert!(futures_util::poll!(&mut large).is_pending(), "there is no memory for both");
+        assert!(futures_util::poll!(&mut large).is_pending(), "both do not fit into the memory");
         let mut behind = Box::pin(admission.turn(OrgId(1), 10));
         assert!(futures_util::poll!(&mut behind).is_pending(), "it isn't its turn");
         drop(large);
