@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::known::range;
 use crate::model::AccountId;
 
 /// Bounds on failed attempts.
@@ -20,7 +21,8 @@ pub struct AttemptLimits {
     pub per_account_max: NonZeroU32,
     /// From one network within [`AttemptLimits::window`], for whatever accounts.
     pub per_address_max: NonZeroU32,
-    /// For one account, and for one login, from all networks together within [`AttemptLimits::window`].
+    /// For one account, and for one login, from all networks together within [`AttemptLimits::window`]. The networks of one range (see
+    /// [`range`]) have a quarter of it: who owns a range keeps nobody out who is elsewhere.
     pub per_account_anywhere_max: NonZeroU32,
     /// Attempts come back evenly over this time.
     pub window: Duration,
@@ -51,10 +53,15 @@ pub(super) struct Attempting {
 enum Subject {
     Network(IpAddr),
     LoginFrom(LoginHash, IpAddr),
+    LoginFromRange(LoginHash, IpAddr),
     Login(LoginHash),
     AccountFrom(AccountId, IpAddr),
+    AccountFromRange(AccountId, IpAddr),
     Account(AccountId),
 }
+
+/// Of the attempts for one account from anywhere, one range of addresses has this part.
+const RANGE_PART: u32 = 4;
 
 /// Counts failures.
 #[derive(Debug)]
@@ -90,16 +97,27 @@ impl Attempts {
         let now = Instant::now();
         let mut full_again = self.full_again.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |subject: &Subject| self.wait(full_again.get(subject).copied(), *subject, now);
-        let told = [Subject::Network(network), Subject::LoginFrom(local_part, network), Subject::Login(login)];
+        let told = [
+            Subject::Network(network),
+            Subject::LoginFrom(local_part, network),
+            Subject::LoginFromRange(login, range(network)),
+            Subject::Login(login),
+        ];
         let retry_after = told.iter().filter_map(wait).max();
         if let Some(retry_after) = retry_after.filter(|_| !known) {
             return Err(retry_after);
         }
-        let silent = account.map(|account| [Subject::AccountFrom(account, network), Subject::Account(account)]);
-        let refused =
-            silent.is_some_and(|[from_here, anywhere]| wait(&from_here).is_some() || (!known && wait(&anywhere).is_some()));
+        let silent = account.map(|account| {
+            let around = Subject::AccountFromRange(account, range(network));
+            [Subject::AccountFrom(account, network), around, Subject::Account(account)]
+        });
+        let refused = silent.is_some_and(|[here, around, anywhere]| {
+            wait(&here).is_some() || (!known && (wait(&around).is_some() || wait(&anywhere).is_some()))
+        });
         let subjects = told.into_iter().chain(silent.into_iter().flatten());
-        let charged: Vec<Subject> = subjects.filter(|subject| wait(subject).is_none()).collect();
+        // What was refused by a bound of its range doesn't count for everybody.
+        let counts = |subject: &Subject| !(refused && matches!(subject, Subject::Account(_)));
+        let charged: Vec<Subject> = subjects.filter(|subject| wait(subject).is_none() && counts(subject)).collect();
         for subject in &charged {
             let full = full_again.entry(*subject).or_insert(now);
             *full = (*full).max(now) + self.period(*subject);
@@ -120,9 +138,16 @@ impl Attempts {
         let max = match subject {
             Subject::Network(_) => self.limits.per_address_max,
             Subject::LoginFrom(..) | Subject::AccountFrom(..) => self.limits.per_account_max,
+            Subject::LoginFromRange(..) | Subject::AccountFromRange(..) => self.per_range_max(),
             Subject::Login(_) | Subject::Account(_) => self.limits.per_account_anywhere_max,
         };
         self.limits.window / max.get()
+    }
+
+    /// No less than one network has.
+    fn per_range_max(&self) -> NonZeroU32 {
+        let part = NonZeroU32::new(self.limits.per_account_anywhere_max.get() / RANGE_PART).unwrap_or(NonZeroU32::MIN);
+        part.max(self.limits.per_account_max)
     }
 
     /// Drops what has all its attempts back.
@@ -166,7 +191,7 @@ mod tests {
     }
 
     fn who(login: u8, account: Option<AccountId>, host: u8) -> Attempting {
-        let network = IpAddr::from([10, 0, 0, host]);
+        let network = IpAddr::from([10, 0, host, 1]);
         Attempting { login: [login; 16], local_part: [login; 16], account, network, known: false }
     }
 
@@ -200,6 +225,25 @@ mod tests {
         assert_eq!(fail(&attempts, who(9, account, 3), 2), ["wrong", "wrong"]);
         assert_eq!(fail(&attempts, who(9, account, 4), 1), ["told"], "from anywhere");
         assert_eq!(fail(&attempts, Attempting { known: true, ..who(9, account, 5) }, 3), ["wrong", "wrong", "refused"]);
+    }
+
+    #[test]
+    fn one_range_of_addresses_keeps_nobody_out_who_is_elsewhere() {
+        let attempts = attempts(2, 1000, 12);
+        for account in [None, Some(AccountId::mint())] {
+            let login = if account.is_some() { 1 } else { 2 };
+            for host in 1..100 {
+                let network = IpAddr::from([10, 1, 1, host]);
+                let _ = fail(&attempts, Attempting { network, ..who(login, account, 0) }, 2);
+            }
+            assert_eq!(fail(&attempts, who(login, account, 2), 2), ["wrong", "wrong"]);
+            // Nor by other spellings of it.
+            for spelling in 10..40 {
+                let _ =
+                    fail(&attempts, Attempting { network: IpAddr::from([10, 1, 1, spelling]), ..who(spelling, account, 0) }, 2);
+            }
+            assert_eq!(fail(&attempts, who(login, account, 3), 2), ["wrong", "wrong"]);
+        }
     }
 
     #[test]
