@@ -28,6 +28,9 @@ use crate::{Error, access, db};
 /// Bytes of a file that are read at a time to inspect it.
 const INSPECTED_BYTES: usize = 64 * 1024;
 
+/// For the inspection of one file on a thread: its structure alone is read.
+const INSPECTION_MAX: Duration = Duration::from_secs(20);
+
 /// Bytes in memory that are inspected at once: the work is linear in their number (see [`inspect`]), and below a millisecond.
 const INSPECTED_AT_ONCE_BYTES_MAX: usize = 128 * 1024;
 
@@ -256,7 +259,12 @@ async fn inspect_content(content: &Content, limits: Limits) -> Result<Facts, Err
         }
         _ => {
             let reader = BufReader::with_capacity(INSPECTED_BYTES, content.reader());
-            tokio::task::spawn_blocking(move || inspect(reader, &limits)).await.map_err(Some)
+            let inspecting = tokio::task::spawn_blocking(move || inspect(reader, &limits));
+            // The thread goes on for as long as the file has parts, which it counts.
+            let Ok(inspected) = tokio::time::timeout(INSPECTION_MAX, inspecting).await else {
+                return Err(Error::invalid("reading the structure of this file takes too long"));
+            };
+            inspected.map_err(Some)
         }
     };
     let facts = inspected.map_err(|error| {

@@ -208,6 +208,22 @@ fn the_work_of_inspecting_is_linear_in_the_length_of_a_file() {
     assert!(matches!(refused, Err(Error::Corrupt { .. })), "{refused:?}");
 }
 
+#[test]
+fn a_picture_in_parts_of_one_byte_is_read_to_its_end() {
+    let whole = whole_files().into_iter().map(|(_, bytes, _)| bytes).find(|bytes| bytes.starts_with(b"\xFF\x0A")).expect("one");
+    let part = |kind: &[u8; 4], payload: &[u8]| [&(payload.len() as u32 + 8).to_be_bytes()[..], kind, payload].concat();
+    let last = whole.len() - 1;
+    let parts = whole.iter().enumerate().flat_map(|(number, byte)| {
+        let index = number as u32 | if number == last { 1 << 31 } else { 0 };
+        part(b"jxlp", &[&index.to_be_bytes()[..], &[*byte]].concat())
+    });
+    let start = [&b"\0\0\0\x0CJXL \r\n\x87\n"[..], &part(b"ftyp", b"jxl \0\0\0\0jxl ")].concat();
+    // Beside as many that hold nothing at all.
+    let nothing = part(b"jxlp", &[0; 4]).repeat(100_000);
+    let file: Vec<u8> = start.into_iter().chain(nothing).chain(parts).collect();
+    assert_eq!(inspected(&file).expect("is whole"), inspected(&whole).expect("is whole"));
+}
+
 /// A decoder of others panics over a palette that ends in the middle of a colour.
 #[test]
 fn a_palette_is_whole_colours_and_where_it_is_needed() {

@@ -155,3 +155,17 @@ impl<R: BufRead + Seek> Source<R> {
         self.bytes().map(u32::from_le_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn work_ends_by_its_steps() {
+        let mut source = Source::new(Cursor::new([0; 100])).expect("reads");
+        let steps = (0..).take_while(|_| source.step().is_ok()).count();
+        assert_eq!(steps, 10_200);
+    }
+}
