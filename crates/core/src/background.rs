@@ -44,6 +44,11 @@ impl Drop for EndsWhenDropped {
     }
 }
 
+pub(crate) fn note_panic(part: &'static str) {
+    tracing::error!(part, "a background part panicked and is started again; please report the panic logged above");
+    metrics::counter!("imagewell_background_panics_total", "part" => part).increment(1);
+}
+
 /// Runs a background part in a task of its own and starts it again when it panics: without it rights would never be read
 /// again, or nothing would ever be removed, while the service answers as if all were well.
 async fn supervise<F>(part: &'static str, start: impl Fn() -> F)
@@ -55,8 +60,7 @@ where
         let _ends = EndsWhenDropped(task.abort_handle());
         match task.await {
             Err(error) if error.is_panic() => {
-                tracing::error!(part, "a background part panicked and is started again; please report the panic logged above");
-                metrics::counter!("imagewell_background_panics_total", "part" => part).increment(1);
+                note_panic(part);
                 tokio::time::sleep(RESTARTED_AFTER).await;
             }
             _ended => return,

@@ -17,7 +17,7 @@ use crate::fetch::Original;
 use crate::grammar::Asked;
 use crate::model::{Image, State, Timestamp};
 use crate::workers::Failure;
-use crate::{Error, db, leases, presets, variant};
+use crate::{Error, background, db, leases, presets, variant};
 
 /// Versions that are read from the database at a time.
 const PAGE: u32 = 16;
@@ -33,6 +33,9 @@ const LEASE_LASTS: Duration = Duration::from_secs(120);
 
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// After a panic, which is an error in the program: others that wait have their turn all the same.
+const AFTER_PANIC: Duration = Duration::from_secs(60);
 
 /// A picture is given up after the death of so many workers.
 const DEATHS_MAX: u32 = 3;
@@ -83,16 +86,30 @@ pub(crate) fn go_on(app: &Arc<App>) {
         app.looks.running.store(false, Ordering::SeqCst);
         return;
     }
-    let app = Arc::clone(app);
+    let running = Running(Arc::clone(app));
     tokio::spawn(async move {
-        if let Err(error) = catch_up(&app).await {
+        let app = &running.0;
+        if let Err(error) = catch_up(app).await {
             if !matches!(error, Error::Busy { .. } | Error::TooMany { .. }) {
                 tracing::warn!(%error, "looking at images stopped; it is tried again");
             }
             app.looks.wake();
         }
-        app.looks.running.store(false, Ordering::SeqCst);
     });
+}
+
+/// While one looks at what waits.
+struct Running(Arc<App>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Self(app) = self;
+        if std::thread::panicking() {
+            background::note_panic("looks");
+            app.looks.wake_at(Timestamp::now().plus(AFTER_PANIC));
+        }
+        app.looks.running.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Looks at everything that waits, one after the other, so that callers' renderings have the workers. Ends when nothing waits, or the
