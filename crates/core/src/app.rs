@@ -1,7 +1,7 @@
 //! The handles that everything works with, built once.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -163,6 +163,8 @@ pub struct App {
     pub(crate) clock: Clock,
     /// Whether a sweep of the background runs in this process.
     pub(crate) sweeping: AtomicBool,
+    /// Blobs that are known to be damaged.
+    pub(crate) damaged_blobs: AtomicU64,
     /// Why the latest sweep has left things alone.
     sweep_stopped: Mutex<Option<&'static str>>,
     writes_refused: AtomicBool,
@@ -247,6 +249,7 @@ impl App {
             watch: identity::Watch::default(),
             clock,
             sweeping: AtomicBool::new(false),
+            damaged_blobs: AtomicU64::new(0),
             sweep_stopped: Mutex::new(None),
             writes_refused: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::default(),
@@ -334,7 +337,11 @@ impl App {
     pub fn notices(&self) -> Vec<String> {
         let mut notices = Vec::new();
         if let Some(why) = *self.sweep_stopped.lock().unwrap_or_else(PoisonError::into_inner) {
-            notices.push(format!("sweeping is stopped: {why}; the log says more"));
+            notices.push(format!("sweeping is stopped: {why}; `imagewell doctor` says what to do"));
+        }
+        let damaged = self.damaged_blobs.load(Ordering::Relaxed);
+        if damaged > 0 {
+            notices.push(format!("{damaged} stored blobs are damaged: `imagewell doctor` names them"));
         }
         if self.writes_refused.load(Ordering::Relaxed) {
             notices.push(
@@ -344,7 +351,10 @@ impl App {
             );
         }
         if self.clock.is_ahead_by().is_some() {
-            notices.push("removing is delayed: the clock is far ahead of the last time the database was in use".into());
+            notices.push(
+                "removing is delayed: the clock is far ahead of the last time the database was in use. After an outage that passes by itself"
+                    .into(),
+            );
         }
         notices
     }
@@ -364,6 +374,20 @@ impl App {
     /// [`Error::Invalid`] says what is wrong and what to do; [`Error::Busy`] when one of them can't be reached.
     pub async fn verify_identity(&self) -> Result<(), Error> {
         identity::verify(&self.database, &self.storage).await.map(|_| ())
+    }
+
+    /// Whether the next sweep finds the store as this database's latest one has left it.
+    ///
+    /// # Errors
+    /// As [`App::verify_identity`].
+    pub async fn check_sweeps(&self) -> Result<(), Error> {
+        identity::expect_own_mark(&self.database, &self.storage).await.map(|_| ())
+    }
+
+    /// Whether so many of these blobs have no row that sweeps leave them alone.
+    #[must_use]
+    pub fn leaves_orphans_alone(&self, blobs: u64, orphans: u64) -> bool {
+        self.options.sweep.is_suspicious(blobs, orphans)
     }
 
     /// Whether what is stored now may be acknowledged. Asked before every upload, so it only looks at memory.

@@ -157,15 +157,7 @@ impl Watch {
 /// # Errors
 /// As [`verify`]; [`Error::Invalid`] when the latest mark is not one of this database.
 pub(crate) async fn begin_sweep(database: &Database, storage: &Storage, confirmed: bool) -> Result<Timestamp, Error> {
-    let borne = verify(database, storage).await?;
-    let known = own(database).await?.sweeps.contains(&borne.sweep);
-    if !known && !confirmed {
-        return Err(Error::invalid(format!(
-            "the latest sweep of the store {} was another database's with the same id: this database is older than its store, as a restored \
-             backup is, or one of the two is a copy of the other. If this is the right one, and no other uses the store: imagewell sweep --confirm",
-            storage.name()
-        )));
-    }
+    let borne = if confirmed { verify(database, storage).await? } else { expect_own_mark(database, storage).await? };
     let (id, mark) = (borne.id.clone(), fresh_id());
     let (left, found) = (mark.clone(), borne.sweep.clone());
     database
@@ -173,6 +165,22 @@ pub(crate) async fn begin_sweep(database: &Database, storage: &Storage, confirme
         .await?;
     storage.set_identity(&StoreIdentity { sweep: Some(mark), ..borne }).await?;
     storage.identity_written().await
+}
+
+/// Whether the latest sweep of the store was this database's.
+///
+/// # Errors
+/// As [`begin_sweep`].
+pub(crate) async fn expect_own_mark(database: &Database, storage: &Storage) -> Result<StoreIdentity, Error> {
+    let borne = verify(database, storage).await?;
+    if own(database).await?.sweeps.contains(&borne.sweep) {
+        return Ok(borne);
+    }
+    Err(Error::invalid(format!(
+        "the latest sweep of the store {} was another database's with the same id: this database is older than its store, as a restored \
+         backup is, or one of the two is a copy of the other. If this is the right one, and no other uses the store: imagewell sweep --confirm",
+        storage.name()
+    )))
 }
 
 /// For a move: settles the target's database and store, which take nothing that is not in the source.

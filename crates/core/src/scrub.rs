@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -72,6 +73,10 @@ fn bytes_per_second_max(app: &App) -> u64 {
 pub(crate) async fn run(app: Arc<App>) {
     let interval = app.options.scrub.interval;
     loop {
+        // What an earlier process or another node has found.
+        if let Err(error) = show(&app).await {
+            tracing::warn!(%error, "what is known of damaged blobs could not be read; it is tried again");
+        }
         // Not at once: whoever has started it on the wrong store finds that out first. And what is due is looked for now and then,
         // because another node may be at it, and die.
         tokio::time::sleep(REST.min(interval)).await;
@@ -82,6 +87,24 @@ pub(crate) async fn run(app: Arc<App>) {
             tracing::warn!(%error, "stored bytes could not be read back; it is tried again");
         }
     }
+}
+
+async fn show(app: &App) -> Result<(), Error> {
+    if let Some(last) = db::scrub::find(&app.database).await?.and_then(|progress| progress.last) {
+        show_end(last.ended);
+    }
+    count(app).await
+}
+
+fn show_end(ended: Timestamp) {
+    metrics::gauge!("imagewell_scrub_ended_timestamp_seconds").set(ended.0 as f64 / 1e6);
+}
+
+async fn count(app: &App) -> Result<(), Error> {
+    let count = db::scrub::count_damaged(&app.database).await?;
+    metrics::gauge!("imagewell_damaged_blobs").set(count as f64);
+    app.damaged_blobs.store(count, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Goes on with the pass under way, or begins one that is due, and reads to its end.
@@ -192,7 +215,7 @@ impl Reading<'_> {
             .database
             .write(move |connection| Box::pin(async move { db::scrub::insert_damaged(connection, &key, damage, now).await }));
         write.await?;
-        self.count().await
+        count(self.app).await
     }
 
     async fn forget(&mut self, key: &str) -> Result<(), Error> {
@@ -202,13 +225,7 @@ impl Reading<'_> {
         let write =
             self.app.database.write(move |connection| Box::pin(async move { db::scrub::delete_damaged(connection, &key).await }));
         write.await?;
-        self.count().await
-    }
-
-    async fn count(&self) -> Result<(), Error> {
-        let count = db::scrub::count_damaged(&self.app.database).await?;
-        metrics::gauge!("imagewell_damaged_blobs").set(count as f64);
-        Ok(())
+        count(self.app).await
     }
 
     /// Every blob was read. What is still known as damaged and has no row any more is forgotten.
@@ -221,8 +238,8 @@ impl Reading<'_> {
         let Progress { began, blobs, bytes, .. } = self.progress;
         let ended = self.app.database.now();
         self.progress.last = Some(Pass { began, ended, blobs, bytes });
-        self.count().await?;
-        metrics::gauge!("imagewell_scrub_ended_timestamp_seconds").set(ended.0 as f64 / 1e6);
+        count(self.app).await?;
+        show_end(ended);
         tracing::info!(blobs, bytes, damaged = self.known.len(), "all stored bytes were read back");
         Ok(())
     }

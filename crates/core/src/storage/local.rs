@@ -50,21 +50,21 @@ pub(crate) struct Leftover {
 
 impl LocalDisk {
     /// Opens or makes the folder.
-    pub(super) fn open(root: PathBuf, halt: Arc<Halt>) -> Result<Self, Error> {
-        make_folder(&root).map_err(|error| Error::internal(&format!("making the folder {}", root.display()), &error))?;
+    pub(super) fn open(root: &Path, halt: Arc<Halt>) -> Result<Self, Error> {
+        make_folder(root).map_err(|error| Error::internal(&format!("making the folder {}", root.display()), &error))?;
         Self::look(root, halt)
     }
 
     /// Opens a folder that is there.
-    pub(super) fn look(root: PathBuf, halt: Arc<Halt>) -> Result<Self, Error> {
+    pub(super) fn look(root: &Path, halt: Arc<Halt>) -> Result<Self, Error> {
         if !root.is_dir() {
             let detail = format!("there is no folder {}: are data_dir and storage_url right?", root.display());
             return Err(Error::Internal { detail });
         }
-        let store = LocalFileSystem::new_with_prefix(&root)
+        let store = LocalFileSystem::new_with_prefix(root)
             .map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?
             .with_fsync(true);
-        let root = Root::open(&root).map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?;
+        let root = Root::open(root).map_err(|error| Error::internal(&format!("opening the store {}", root.display()), &error))?;
         Ok(Self { store: Arc::new(store), folders: Arc::default(), root: Arc::new(root), halt })
     }
 

@@ -91,7 +91,7 @@ enum Backend {
 impl Backend {
     fn open(place: &Place, halt: Arc<Halt>) -> Result<Self, Error> {
         match place {
-            Place::Folder(root) => LocalDisk::open(root.clone(), halt).map(Self::Local),
+            Place::Folder(root) => LocalDisk::open(root, halt).map(Self::Local),
             Place::Bucket(place) => Bucket::open(place).map(Self::Bucket),
         }
     }
@@ -120,7 +120,7 @@ impl Storage {
     /// [`Error::Internal`] when its folder isn't there. A bucket is not asked for.
     pub fn look(place: &Place, spool: PathBuf, halt: Arc<Halt>, reserve: Reserve) -> Result<Self, Error> {
         let backend = match place {
-            Place::Folder(root) => Backend::Local(LocalDisk::look(root.clone(), halt)?),
+            Place::Folder(root) => Backend::Local(LocalDisk::look(root, halt)?),
             Place::Bucket(_) => Backend::open(place, halt)?,
         };
         Ok(Self { backend: ArcSwap::from_pointee(backend), spool, reserve })
@@ -269,7 +269,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Removes the folders of renderings that hold none and are were last changed before a moment. A bucket has no folders.
+    /// Removes the folders of renderings that hold none and were last changed before a moment. A bucket has no folders.
     ///
     /// # Errors
     /// [`Error::Internal`] when they can't be listed.

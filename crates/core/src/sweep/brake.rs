@@ -4,7 +4,7 @@ use super::Options;
 
 impl Options {
     /// Whether so many orphans among so many blobs look like another database's store rather than like what uploads leave behind.
-    pub(super) fn is_suspicious(&self, blobs: u64, orphans: u64) -> bool {
+    pub(crate) fn is_suspicious(&self, blobs: u64, orphans: u64) -> bool {
         let share = u128::from(orphans) * 100 > u128::from(blobs) * u128::from(self.orphans_percent_max);
         orphans > 0 && (orphans == blobs || orphans > self.orphans_always) && share
     }

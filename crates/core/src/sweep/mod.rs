@@ -214,7 +214,7 @@ pub async fn run(app: &App, mode: Mode, mut report: impl FnMut(&Finding) + Send)
             Ok(summary) => summary.stopped.then_some("too many blobs have no row"),
             Err(Error::Invalid { reason }) => {
                 tracing::error!(reason, "ALARM: nothing is swept");
-                Some("the store may not belong to the database, or the clock is wrong")
+                Some("another database has swept this store, the store is another one, or the clock is wrong")
             }
             // Which may pass.
             Err(_) => return swept,

@@ -93,7 +93,7 @@ pub(super) async fn restore_trash(settings: Settings) -> Outcome {
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     let restored = service.app.restore_trash(|key| println!("brought {} back from the trash", key.as_str())).await;
     let (brought_back, others) = restored.map_err(explained)?;
-    println!("{brought_back} blobs brought back; {others} stay in the trash, because no image points at them");
+    println!("{brought_back} blobs brought back; {others} stay in the trash: no image needs them");
     service.app.close().await;
     Ok(ExitCode::SUCCESS)
 }

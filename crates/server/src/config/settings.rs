@@ -303,8 +303,8 @@ settings! {
         attempts_per_account_max: NonZeroU32 = "10";
         /// Failed attempts from one address within the window, for whatever accounts.
         attempts_per_address_max: NonZeroU32 = "100";
-        /// Failed attempts for one account within the window, from all addresses together. They keep nobody out who comes from an address
-        /// that is known.
+        /// Failed attempts for one account within the window, from all addresses together; one range of addresses (a /24, or a /48 of IPv6)
+        /// has a quarter of them. They keep nobody out who comes from an address that is known.
         attempts_per_account_anywhere_max: NonZeroU32 = "200";
         /// Seconds for which an address is known from which an account has proved itself, as long as this process runs: there only its
         /// own failures keep it out, not those of others.
@@ -318,7 +318,7 @@ settings! {
         /// Workers at once. With two or more, the first rendering of an org that waits while another org holds them all gets one more.
         concurrent_max: usize = "2";
         /// Bytes that all renderings at once may take, by estimate. One that would take more waits until it is alone. The one more of
-        /// another org may take a quarter of this beyond it.
+        /// another org may take half of this beyond it.
         memory_bytes_max: u64 = "536870912";
         /// Renderings that wait for their turn. More are told to come back.
         queue_max: usize = "64";

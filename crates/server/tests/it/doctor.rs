@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::fixtures::{png, png_of_bytes};
-use crate::process::{Process, accounts_on_disk, imagewell, provision, run, share, stay_on_disk, text};
+use crate::process::{Process, TWO_DAYS, accounts_on_disk, age, imagewell, provision, run, share, stay_on_disk, text};
 
 /// Commands that only look.
 const LOOKING: [&[&str]; 6] =
@@ -164,6 +164,29 @@ async fn rows_without_bytes_and_bytes_without_rows_are_named() {
     assert!(rest.contains("1 versions, every digest right"), "{rest}");
     let quick = text(&run(&data, &["doctor", "--quick"]));
     assert!(!quick.contains("inventory") && quick.contains("up to date"), "{quick}");
+}
+
+/// A copy has the identity of the original; what they differ in is whose sweep was the latest.
+#[tokio::test]
+async fn sweeping_that_is_stopped_is_a_fault() {
+    let (_folder, data) = deployment(2).await;
+    assert!(run(&data, &["sweep"]).status.success());
+    let doctor = || findings(&run(&data, &["doctor", "--json"]));
+    assert!(!doctor().iter().any(|(area, ..)| area == "sweeps"));
+    let identity = data.join("blobs/.imagewell");
+    let borne = std::fs::read_to_string(&identity).expect("an identity");
+    let others = borne.lines().map(|line| if line.starts_with("sweep") { "sweep = another" } else { line });
+    std::fs::write(&identity, others.collect::<Vec<_>>().join("\n") + "\n").expect("writes");
+    assert_eq!(graded(&doctor(), "was another database's with the same id"), ("sweeps", "fault"));
+    std::fs::write(&identity, borne).expect("writes");
+    // Orphans only, as beside an empty database.
+    for number in 0..2_u8 {
+        let orphan = blobs_of(&data)[0].with_file_name(format!("0d5a2b1c-5f6e-4a3b-8c9d-01234567890{number}.png"));
+        std::fs::write(&orphan, b"nobody's").expect("writes");
+        age(&orphan, TWO_DAYS);
+    }
+    let settings = ["doctor", "--json", "--set", "sweep.orphans_always=1"];
+    assert_eq!(graded(&findings(&run(&data, &settings)), "2 of 4 blobs have no row"), ("inventory", "fault"));
 }
 
 #[tokio::test]

@@ -78,6 +78,15 @@ async fn damage_is_an_alarm_and_known_until_it_is_mended() {
     assert!(text.contains(&format!("{} (changed", key(&blobs[1]))), "{text}");
     assert!(text.contains(&format!("{} (gone", key(&blobs[2]))), "{text}");
 
+    // Nor does a restart make it unknown, long before all is read once more.
+    assert!(process.terminate().success());
+    let process = serve(&data, &[("INTERVAL_SECONDS", "86400")]);
+    until_metric(&process, "imagewell_damaged_blobs ", 2.0).await;
+    let ready = reqwest::get(format!("{}/readyz", process.url)).await.expect("answers").text().await.expect("text");
+    assert!(ready.contains("2 stored blobs are damaged"), "{ready}");
+    assert!(process.terminate().success());
+    let process = serve(&data, &[("INTERVAL_SECONDS", "1")]);
+
     std::fs::write(&blobs[1], whole).expect("writes");
     std::fs::write(&blobs[2], lost).expect("writes");
     until_metric(&process, "imagewell_damaged_blobs ", 0.0).await;

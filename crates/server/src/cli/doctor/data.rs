@@ -23,6 +23,8 @@ const CLOCK_FAULTY_AT_US: u64 = 60_000_000;
 const RESERVED_CONNECTIONS: u32 = 3;
 /// Days for which backups are commonly kept: damage should be found within that.
 const PASS_DAYS_MAX: u64 = 60;
+const RESTORE_KEYS: &str = "copy blobs/KEY of an `imagewell backup` to the store's KEY, as its owner, then: imagewell doctor --digests. Look at \
+                            the disk (smartctl, dmesg)";
 /// Keys of each kind that are printed.
 const KEYS_SHOWN: usize = 20;
 
@@ -49,10 +51,12 @@ pub(super) async fn examine(settings: Settings, examination: &Examination, repor
                 provider(&service, report).await;
             }
             match service.app.verify_identity().await {
-                Ok(()) => report.ok("identity", "the store belongs to this database"),
+                Ok(()) => {
+                    report.ok("identity", "the store belongs to this database");
+                    sweeps(&service, report).await;
+                }
                 Err(error) => {
-                    let remedy =
-                        "correct database_url or storage_url, mount the volume, or see what `imagewell adopt` says of both";
+                    let remedy = "do that before anything else: no service starts on these two";
                     report.fault("identity", explained(error).to_string(), remedy);
                 }
             }
@@ -71,6 +75,14 @@ pub(super) async fn examine(settings: Settings, examination: &Examination, repor
         }
     }
     Ok(())
+}
+
+/// Whether something stops them.
+async fn sweeps(service: &Service, report: &mut Report) {
+    if let Err(error) = service.app.check_sweeps().await {
+        let remedy = "until then nothing is removed: neither orphans nor what was deleted or has expired";
+        report.fault("sweeps", explained(error).to_string(), remedy);
+    }
 }
 
 /// What the database says of itself. False where its rows can't be read by this program.
@@ -250,7 +262,7 @@ async fn compared(service: &Service, report: &mut Report) {
     };
     let (gone, resized, orphans) = (&inventory.gone, &inventory.resized, &inventory.orphans);
     if gone.count > 0 {
-        let remedy = "is this the store of this database? Else restore these keys from a backup of the store";
+        let remedy = "is this the store of this database? If it is, copy blobs/KEY of an `imagewell backup` to the store's KEY, as its owner";
         report.fault(
             "inventory",
             format!("{} of {} rows have no bytes:\n         {}", gone.count, inventory.rows, list(gone)),
@@ -258,21 +270,40 @@ async fn compared(service: &Service, report: &mut Report) {
         );
     }
     if resized.count > 0 {
-        let remedy = "restore these keys from a backup of the store";
+        let remedy = RESTORE_KEYS;
         report.fault(
             "inventory",
             format!("the bytes of {} rows have another length:\n         {}", resized.count, list(resized)),
             remedy,
         );
     }
-    if orphans.count > 0 {
+    if service.app.leaves_orphans_alone(inventory.blobs, orphans.count) {
+        let remedy = "is this the store of this database, and the newest state of it? Then move them to the trash: `imagewell sweep \
+                      --confirm`; else correct database_url or storage_url, or restore the newer database";
+        let text = format!(
+            "{} of {} blobs have no row, which is so many that sweeps leave them alone:\n         {}",
+            orphans.count,
+            inventory.blobs,
+            list(orphans)
+        );
+        report.fault("inventory", text, remedy);
+    } else if orphans.count > 0 {
         let remedy =
             "is this the newest state of the database? If it is, the next sweep takes them: `imagewell sweep --dry-run` says why";
         let text = format!("{} of {} blobs have no row:\n         {}", orphans.count, inventory.blobs, list(orphans));
         report.warn("inventory", text, remedy);
     }
     if gone.count + resized.count + orphans.count == 0 {
-        report.ok("inventory", format!("{} rows and {} blobs fit each other", inventory.rows, inventory.blobs));
+        let (rows, blobs) = (inventory.rows, inventory.blobs);
+        match blobs.saturating_sub(rows) {
+            0 => report.ok("inventory", format!("{rows} rows and {blobs} blobs fit each other")),
+            young if rows == 0 => report.warn(
+                "inventory",
+                format!("the database has no rows, and the store has {young} blobs that are younger than a sweep looks at"),
+                "is this the database of this store?",
+            ),
+            young => report.ok("inventory", format!("{rows} rows have their blobs; {young} younger blobs have no row so far")),
+        }
     }
 }
 
@@ -287,7 +318,7 @@ async fn scrubbed(service: &Service, report: &mut Report) {
         let lines: Vec<_> =
             shown.map(|blob| format!("{} ({} since {})", blob.key, blob.damage, blob.found.to_rfc3339())).collect();
         let text = format!("{} blobs are not what was stored:\n         {}", found.damaged_count, lines.join("\n         "));
-        report.fault("scrub", text, "restore these keys from a backup of the store, and look at the disk (smartctl, dmesg)");
+        report.fault("scrub", text, RESTORE_KEYS);
     }
     if found.bytes_per_second_max == 0 {
         return report.ok("scrub", "stored bytes are not read back in the background");
@@ -295,7 +326,13 @@ async fn scrubbed(service: &Service, report: &mut Report) {
     let (pace, progress) = (found.bytes_per_second_max, found.progress.as_ref());
     let Some(last) = progress.and_then(|progress| progress.last) else {
         let read = progress.map_or(0, |progress| progress.blobs);
-        return report.ok("scrub", format!("the first pass is under way: {read} blobs read"));
+        return report.ok(
+            "scrub",
+            match read {
+                0 => "nothing was read back so far: the service begins a minute after its start".to_owned(),
+                read => format!("the first pass is under way: {read} blobs read"),
+            },
+        );
     };
     let days = last.bytes / pace / 86_400;
     let text = format!("{} blobs were read back until {}: a pass takes {days} days", last.blobs, last.ended.to_rfc3339());
@@ -329,8 +366,9 @@ async fn digests(service: &Service, examination: &Examination, report: &mut Repo
     Report::progress("");
     let Summary { images, versions, bytes, broken, last } = &summary;
     if !broken.is_empty() {
-        let text = format!("{} of {versions} are gone or have changed:\n{}", broken.len(), broken.join("\n"));
-        report.fault("blobs", text, "restore these keys from a backup of the store, and look at the disk (smartctl, dmesg)");
+        let lines = broken.join("\n         ");
+        let text = format!("{} of {versions} are gone or have changed:\n         {lines}", broken.len());
+        report.fault("blobs", text, RESTORE_KEYS);
     }
     match stopped {
         None => report.warn(
