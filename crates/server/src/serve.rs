@@ -248,7 +248,7 @@ pub fn storage_place(settings: &Settings) -> storage::Place {
     let storage = &settings.storage;
     match settings.storage_url() {
         StorageUrl::Folder(folder) => storage::Place::Folder(folder),
-        StorageUrl::Bucket(url) => storage::Place::Bucket(BucketPlace {
+        StorageUrl::Bucket(url) => storage::Place::Bucket(Box::new(BucketPlace {
             url,
             endpoint: storage.endpoint.clone(),
             region: storage.region.clone(),
@@ -256,8 +256,9 @@ pub fn storage_place(settings: &Settings) -> storage::Place {
             secret_access_key: storage.secret_access_key.0.clone(),
             part_bytes: storage.part_bytes,
             time_max: Duration::from_secs(storage.time_seconds_max),
+            bytes_per_second_min: storage.bytes_per_second_min,
             retry_max: Duration::from_secs(storage.retry_seconds_max),
-        }),
+        })),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -23,6 +24,14 @@ pub enum Behaviour {
     CutAfterSending(u64),
     /// Cut each connection once so many bytes have come from the server.
     CutAfterReceiving(u64),
+    /// Pass on so many bytes a second to the server.
+    SendSlowly(u64),
+    /// Answer HTTP requests with a page and status 200, as the login page of a network does.
+    Page,
+    /// Answer HTTP requests as a store does whose bucket was deleted.
+    NoBucket,
+    /// Answer each PUT with 200 and pass nothing of it on.
+    SwallowPuts,
 }
 
 /// Where everything goes.
@@ -123,7 +132,7 @@ async fn pass(
             Behaviour::Away => true,
             Behaviour::CutAfterSending(bytes) => sent >= bytes,
             Behaviour::CutAfterReceiving(bytes) => received >= bytes,
-            Behaviour::Pass | Behaviour::Stall | Behaviour::Unavailable => false,
+            _ => false,
         };
         if enough {
             cut.fetch_add(1, Ordering::SeqCst);
@@ -141,10 +150,14 @@ async fn pass(
             changed = told.changed() => if changed.is_err() { return },
             count = client.read(&mut up) => match count {
                 Ok(count) if count > 0 => {
-                    if behaviour == Behaviour::Unavailable {
-                        let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    if let Some(answer) = answer(behaviour, &up[..count]) {
                         let _ = client.write_all(answer.as_bytes()).await;
+                        let _ = client.shutdown().await;
+                        while client.read(&mut up).await.is_ok_and(|count| count > 0) {}
                         return;
+                    }
+                    if let Behaviour::SendSlowly(rate) = behaviour {
+                        tokio::time::sleep(Duration::from_millis(count as u64 * 1000 / rate)).await;
                     }
                     sent += count as u64;
                     if server.write_all(&up[..count]).await.is_err() { return }
@@ -159,6 +172,25 @@ async fn pass(
                 _ => return,
             },
         }
+    }
+}
+
+/// What the proxy itself answers to the beginning of a request.
+fn answer(behaviour: Behaviour, request: &[u8]) -> Option<&'static str> {
+    match behaviour {
+        Behaviour::Unavailable => Some("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        Behaviour::Page => Some(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\netag: \"x\"\r\nlast-modified: Thu, 26 Nov 2026 10:00:00 GMT\r\n\
+             content-length: 13\r\nconnection: close\r\n\r\n<p>Log in</p>",
+        ),
+        Behaviour::NoBucket => Some(
+            "HTTP/1.1 404 Not Found\r\ncontent-type: application/xml\r\ncontent-length: 68\r\nconnection: close\r\n\r\n\
+             <Error><Code>NoSuchBucket</Code><Message>no bucket</Message></Error>",
+        ),
+        Behaviour::SwallowPuts if request.starts_with(b"PUT ") => {
+            Some("HTTP/1.1 200 OK\r\netag: \"x\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
+        _ => None,
     }
 }
 

@@ -2,7 +2,8 @@
 //! object, LIST version 2, and multipart uploads.
 //!
 //! The store may be away for a while: each request is tried again for some seconds, and then its caller is told to come back. A put
-//! whose answer was lost may have been done; nobody knows its key, so that does no harm.
+//! whose answer was lost may have been done; nobody knows its key, so that does no harm. A put is believed when the store names the
+//! digest of what it has, or has an object of that length: a proxy in between may answer 200 by itself.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,18 +13,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use md5::{Digest as _, Md5};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as StorePath;
 use object_store::signer::Signer;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, RetryConfig, WriteMultipart,
+    Attribute, Attributes, BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMultipartOptions,
+    PutOptions, PutPayload, RetryConfig,
 };
+use tokio::task::JoinSet;
 use url::Url;
 
+use super::VARIANTS;
 use super::local::generic;
+use super::resuming::{self, Waiting};
+use super::store_client::Limits;
 use crate::Error;
 use crate::model::BlobKey;
 use crate::spool::Content;
@@ -34,6 +40,9 @@ const PARTS_IN_FLIGHT: usize = 2;
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// For the answer to a ping.
 const PING_MAX: Duration = Duration::from_secs(3);
+/// Of smaller objects the digest is compared with what the store says of them; larger ones are asked
+/// for, which takes less than hashing them once more.
+const HASHED_BYTES_MAX: usize = 256 * 1024;
 
 /// Which bucket, and how to use it. What is empty comes from where the cloud's own programs look for it: `AWS_…`, `GOOGLE_…` and `AZURE_…`
 /// variables, and the machine's role.
@@ -51,8 +60,10 @@ pub struct BucketPlace {
     pub secret_access_key: String,
     /// Larger objects go in parts of this size.
     pub part_bytes: usize,
-    /// For one request.
+    /// For the answer to one request, and for the next bytes of a body that somebody reads.
     pub time_max: Duration,
+    /// A request that sends bytes may take so much longer that this rate suffices.
+    pub bytes_per_second_min: u64,
     /// For all tries of one request.
     pub retry_max: Duration,
 }
@@ -64,7 +75,7 @@ impl fmt::Debug for BucketPlace {
 }
 
 /// Stores that can also sign links.
-trait SigningStore: ObjectStore + Signer {}
+pub(super) trait SigningStore: ObjectStore + Signer {}
 impl<T: ObjectStore + Signer> SigningStore for T {}
 
 #[derive(Debug)]
@@ -72,6 +83,7 @@ pub(super) struct Bucket {
     store: Arc<dyn SigningStore>,
     url: Url,
     part_bytes: usize,
+    waiting: Waiting,
 }
 
 impl Bucket {
@@ -82,7 +94,8 @@ impl Bucket {
             _ => amazon(place),
         };
         let store = opened.map_err(|error| Error::internal(&format!("opening the bucket {}", place.url), &error))?;
-        Ok(Self { store, url: place.url.clone(), part_bytes: place.part_bytes })
+        let waiting = Waiting { time_max: place.time_max, retry_max: place.retry_max };
+        Ok(Self { store, url: place.url.clone(), part_bytes: place.part_bytes, waiting })
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
@@ -102,20 +115,54 @@ impl Bucket {
         let attributes = attributes(content_type, inspected);
         if content.len() > self.part_bytes as u64 {
             // A caller that leaves must not leave parts behind: it goes on, and ends in an object or in nothing.
-            let (store, content, part_bytes) = (Arc::clone(&self.store), content.clone(), self.part_bytes);
-            let put = tokio::spawn(async move { put_in_parts(&*store, &path, &content, attributes, part_bytes).await });
+            let (store, path, whole) = (Arc::clone(&self.store), path.clone(), content.clone());
+            let part_bytes = self.part_bytes;
+            let put = tokio::spawn(async move { put_in_parts(&*store, &path, &whole, attributes, part_bytes).await });
             let put = put.await.map_err(|error| Error::internal("storing a blob", &error))?;
-            return put.map_err(|error| failed("storing a blob in parts", &error));
+            put.map_err(|error| not_put(&error))?;
+            return self.confirm(key, content.len()).await;
         }
         let len = usize::try_from(content.len()).unwrap_or(usize::MAX);
         let bytes = content.read_at(0, len).await.map_err(|error| Error::internal("reading an upload back", &error))?;
         let options = PutOptions { attributes, ..PutOptions::default() };
-        let put = self.store.put_opts(&path, PutPayload::from_bytes(bytes), options).await;
-        put.map(|_| ()).map_err(|error| failed("storing a blob", &error))
+        let put = self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await;
+        let put = put.map_err(|error| not_put(&error))?;
+        // A rendering bears its digest, and is made again when it isn't there.
+        if key.as_str().split('/').next() == Some(VARIANTS) || is_digest_of(put.e_tag.as_deref(), &bytes) {
+            return Ok(());
+        }
+        self.confirm(key, content.len()).await
+    }
+
+    /// Makes sure that the store has an object of this length.
+    async fn confirm(&self, key: &BlobKey, len: u64) -> Result<(), Error> {
+        let fault = match self.store.head(&StorePath::from(key.as_str())).await {
+            Ok(meta) if meta.size == len => return Ok(()),
+            Ok(meta) => format!("it has {} bytes instead of {len}", meta.size),
+            Err(object_store::Error::NotFound { .. }) => "it is not there".to_owned(),
+            Err(error) => return Err(failed("asking for what was just stored", &error)),
+        };
+        tracing::error!(
+            key = key.as_str(),
+            fault,
+            "ALARM: the store confirmed an object and does not have it: does a proxy or a gateway answer in its place?"
+        );
+        metrics::counter!("imagewell_store_puts_unconfirmed_total").increment(1);
+        Err(Error::Busy { retry_after: RETRY_AFTER })
     }
 
     pub(super) async fn read(&self, key: &BlobKey) -> Result<Bytes, Error> {
-        let read = async { self.store.get(&StorePath::from(key.as_str())).await?.bytes().await };
+        let read = async {
+            let (len, mut stream) = self.open_object(key, None).await?;
+            let mut whole = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+            while let Some(bytes) = stream.try_next().await? {
+                if bytes.len() as u64 == len {
+                    return Ok(bytes);
+                }
+                whole.extend_from_slice(&bytes);
+            }
+            Ok(whole.into())
+        };
         read.await.map_err(|error| failed("reading a blob", &error))
     }
 
@@ -124,10 +171,16 @@ impl Bucket {
         key: &BlobKey,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let result = self.store.get_opts(&StorePath::from(key.as_str()), options).await;
-        let result = result.map_err(|error| failed("reading a blob", &error))?;
-        Ok(result.into_stream().map_err(|error| failed("reading a blob", &error)).boxed())
+        let opened = self.open_object(key, Some(range)).await.map_err(|error| failed("reading a blob", &error))?;
+        Ok(opened.1.map_err(|error| failed("reading a blob", &error)).boxed())
+    }
+
+    async fn open_object(
+        &self,
+        key: &BlobKey,
+        range: Option<Range<u64>>,
+    ) -> object_store::Result<(u64, BoxStream<'static, object_store::Result<Bytes>>)> {
+        resuming::open(Arc::clone(&self.store), StorePath::from(key.as_str()), range, self.waiting).await
     }
 
     pub(super) async fn presign(&self, key: &BlobKey, lifetime: Duration) -> Result<String, Error> {
@@ -139,9 +192,13 @@ impl Bucket {
 
     pub(super) async fn ping(&self, key: &BlobKey) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
-        match tokio::time::timeout(PING_MAX, self.store.head(&path)).await {
-            Ok(Ok(_) | Err(object_store::Error::NotFound { .. })) => Ok(()),
-            Ok(Err(error)) => Err(failed("asking the store", &error)),
+        // Not HEAD, whose answer doesn't say whether the object is missing or the bucket.
+        match tokio::time::timeout(PING_MAX, self.store.get(&path)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => match failed("asking the store", &error) {
+                Error::NotFound => Ok(()),
+                failed => Err(failed),
+            },
             Err(_) => Err(Error::Busy { retry_after: RETRY_AFTER }),
         }
     }
@@ -184,6 +241,12 @@ impl Bucket {
     }
 }
 
+/// Whether an `ETag` is the MD5 of these bytes, as stores of the S3 protocol have it unless they encrypt.
+fn is_digest_of(e_tag: Option<&str>, bytes: &[u8]) -> bool {
+    let digest = e_tag.map(|e_tag| e_tag.trim_matches('"')).filter(|digest| digest.len() == 32);
+    bytes.len() <= HASHED_BYTES_MAX && digest.is_some_and(|digest| digest.eq_ignore_ascii_case(&hex::encode(Md5::digest(bytes))))
+}
+
 /// For those who fetch from the bucket without us: what nobody has looked at is a download.
 fn attributes(content_type: &str, inspected: bool) -> Attributes {
     let mut attributes = Attributes::new();
@@ -202,26 +265,31 @@ async fn put_in_parts(
     part_bytes: usize,
 ) -> object_store::Result<()> {
     let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-    let mut upload = WriteMultipart::new_with_chunk_size(store.put_multipart_opts(path, options).await?, part_bytes);
-    let sent = async {
-        let mut offset = 0;
-        while offset < content.len() {
-            upload.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+    let mut upload = store.put_multipart_opts(path, options).await?;
+    let ended = match send_parts(&mut *upload, content, part_bytes).await {
+        Ok(()) => upload.complete().await.map(drop),
+        Err(error) => Err(error),
+    };
+    if ended.is_err()
+        && let Err(error) = upload.abort().await
+    {
+        tracing::warn!(%error, "parts of an upload are left in the bucket");
+    }
+    ended
+}
+
+async fn send_parts(upload: &mut dyn MultipartUpload, content: &Content, part_bytes: usize) -> object_store::Result<()> {
+    let (mut in_flight, mut offset) = (JoinSet::new(), 0);
+    loop {
+        while in_flight.len() < PARTS_IN_FLIGHT && offset < content.len() {
             let part = content.read_at(offset, part_bytes).await.map_err(generic)?;
             offset += part.len() as u64;
-            upload.put(part);
+            in_flight.spawn(upload.put_part(part.into()));
         }
-        Ok(())
-    }
-    .await;
-    match sent {
-        // It forgets the parts by itself when it fails.
-        Ok(()) => upload.finish().await.map(|_| ()),
-        Err(error) => {
-            if let Err(error) = upload.abort().await {
-                tracing::warn!(%error, "parts of an upload are left to the bucket's lifecycle rule");
-            }
-            Err(error)
+        match in_flight.join_next().await {
+            None => return Ok(()),
+            Some(Ok(sent)) => sent?,
+            Some(Err(panicked)) => return Err(generic(std::io::Error::other(panicked))),
         }
     }
 }
@@ -230,6 +298,7 @@ fn amazon(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     let mut builder = AmazonS3Builder::from_env()
         .with_url(place.url.as_str())
         .with_retry(retry(place))
+        .with_http_connector(limits(place))
         .with_client_options(client(place))
         // One by one: not every server knows DeleteObjects.
         .with_disable_bulk_delete(true);
@@ -250,7 +319,8 @@ fn amazon(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
 
 fn google(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(place.url.as_str()).with_retry(retry(place));
-    builder.with_client_options(client(place)).build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
+    let builder = builder.with_client_options(client(place)).with_http_connector(limits(place));
+    builder.build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
 }
 
 fn azure(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
@@ -258,15 +328,21 @@ fn azure(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     if !place.endpoint.is_empty() {
         builder = builder.with_endpoint(place.endpoint.clone());
     }
-    builder.with_client_options(client(place)).build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
+    let builder = builder.with_client_options(client(place)).with_http_connector(limits(place));
+    builder.build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
 }
 
 fn client(place: &BucketPlace) -> ClientOptions {
     ClientOptions::new()
-        .with_timeout(place.time_max)
+        // That would be for a request with its body: see `store_client`.
+        .with_timeout_disabled()
         .with_connect_timeout(place.time_max.min(Duration::from_secs(3)))
         // Whoever names an http endpoint wants it.
         .with_allow_http(place.endpoint.starts_with("http://"))
+}
+
+fn limits(place: &BucketPlace) -> Limits {
+    Limits { time_max: place.time_max, bytes_per_second_min: place.bytes_per_second_min }
 }
 
 fn retry(place: &BucketPlace) -> RetryConfig {
@@ -281,7 +357,8 @@ fn retry(place: &BucketPlace) -> RetryConfig {
 /// Not there, not now, or not at all.
 pub(super) fn failed(doing: &str, error: &object_store::Error) -> Error {
     match error {
-        object_store::Error::NotFound { .. } => Error::NotFound,
+        object_store::Error::NotFound { source, .. } if !says_no_bucket(&source.to_string()) => Error::NotFound,
+        object_store::Error::NotFound { .. } => bucket_is_gone(error),
         object_store::Error::Generic { .. } => {
             tracing::warn!(%error, doing, "the store can't do it now");
             metrics::counter!("imagewell_store_failures_total").increment(1);
@@ -289,4 +366,27 @@ pub(super) fn failed(doing: &str, error: &object_store::Error) -> Error {
         }
         _ => Error::internal(doing, error),
     }
+}
+
+/// As [`failed`], but nothing that is put is ever missing: where the store says so, it is not itself.
+fn not_put(error: &object_store::Error) -> Error {
+    match failed("storing a blob", error) {
+        Error::NotFound => {
+            tracing::warn!(%error, "the store does not find what it is sent");
+            metrics::counter!("imagewell_store_failures_total").increment(1);
+            Error::Busy { retry_after: RETRY_AFTER }
+        }
+        failed => failed,
+    }
+}
+
+/// As S3 and Google, and as Azure say it.
+fn says_no_bucket(answer: &str) -> bool {
+    answer.contains("NoSuchBucket") || answer.contains("ContainerNotFound")
+}
+
+fn bucket_is_gone(error: &object_store::Error) -> Error {
+    tracing::error!(%error, "ALARM: the bucket does not exist: was it deleted, or are its name or storage.endpoint wrong?");
+    metrics::counter!("imagewell_store_failures_total").increment(1);
+    Error::Busy { retry_after: RETRY_AFTER }
 }

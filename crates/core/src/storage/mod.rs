@@ -8,7 +8,9 @@ mod bucket;
 mod identity;
 mod listing;
 mod local;
+mod resuming;
 mod root;
+mod store_client;
 mod trash;
 
 use std::path::{Path, PathBuf};
@@ -44,7 +46,7 @@ pub enum Place {
     /// A folder, made when absent.
     Folder(PathBuf),
     /// A bucket that exists.
-    Bucket(BucketPlace),
+    Bucket(Box<BucketPlace>),
 }
 
 impl Place {

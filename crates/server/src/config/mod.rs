@@ -229,6 +229,7 @@ fn contradictions(settings: &Settings) -> Vec<String> {
     fault(settings.passwords.wait_seconds_max == 0, "passwords.wait_seconds_max: at least 1");
     fault(settings.storage.part_bytes < 5 * 1024 * 1024, "storage.part_bytes: at least 5242880, as S3 has it");
     fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
+    fault(settings.storage.bytes_per_second_min == 0, "storage.bytes_per_second_min: at least 1");
     fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
     fault(settings.database.connections_max.get() < 5, "database.connections_max: at least 5");
     fault(settings.scrub.interval_seconds == 0, "scrub.interval_seconds: at least 1");

@@ -15,7 +15,7 @@ use crate::app::{Actor, Answer, Data, Outgrown, TestApp};
 use crate::fixtures::{png, png_of_bytes};
 
 /// Patience of a second or two, so that tests see its end.
-const IMPATIENT: [(&str, &str); 6] = [
+pub const IMPATIENT: [(&str, &str); 6] = [
     ("database.wait_seconds_max", "1"),
     ("database.time_seconds_max", "2"),
     ("storage.retry_seconds_max", "1"),
@@ -91,7 +91,7 @@ async fn lane(ada: Actor, token: String, number: u64, stop: Arc<AtomicBool>) -> 
 }
 
 /// What goes wrong is told at once or after the patience that was set, leaves nothing behind, and is over when the fault is.
-async fn fails_cleanly(app: &TestApp, proxy: &Proxy, fault: Behaviour, bytes: &[u8]) {
+pub async fn fails_cleanly(app: &TestApp, proxy: &Proxy, fault: Behaviour, bytes: &[u8]) {
     let ada = app.actor("ada").await;
     let token = ada.csrf().await;
     let kept = send(&ada, &token, &png(8, 8, 7)).await.uuid();

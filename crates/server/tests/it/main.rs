@@ -5,6 +5,7 @@ mod attempts;
 mod backups;
 mod base64;
 mod bodies;
+mod buckets;
 mod cli;
 mod clock;
 mod connections;

@@ -1,0 +1,97 @@
+//! Buckets that are slow, break off, lie, or are gone: whole images or clean failures, and nothing acknowledged that isn't there.
+
+use std::time::{Duration, Instant};
+
+use imagewell_engines::faults::{Behaviour, Proxy};
+
+use crate::app::{Actor, Answer, Data, Outgrown, TestApp, image_path};
+use crate::faults::{IMPATIENT, fails_cleanly};
+use crate::fixtures::{png, png_of_bytes};
+
+/// More than sockets on the way hold.
+const LARGE: usize = 12_000_000;
+
+async fn behind_proxies(settings: &[(&'static str, &'static str)]) -> (TestApp, [Proxy; 2]) {
+    let (outgrown, database, store) = Outgrown::behind_proxies();
+    let settings: Vec<_> = IMPATIENT.into_iter().chain(settings.iter().copied()).collect();
+    (TestApp::on(Data::on(outgrown), &settings).await, [store, database])
+}
+
+/// Reads the beginning of an image, looks away for longer than any patience with the store, and then reads the rest.
+async fn read_with_a_pause(ada: &Actor, uuid: &str) -> Vec<u8> {
+    let mut response = ada.get(&image_path(uuid)).send().await.expect("answers");
+    assert_eq!(response.status().as_u16(), 200);
+    let mut read = response.chunk().await.expect("a first chunk").expect("bytes").to_vec();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    while let Some(chunk) = response.chunk().await.unwrap_or_else(|error| panic!("cut after {} bytes: {error}", read.len())) {
+        read.extend_from_slice(&chunk);
+    }
+    read
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_image_comes_out_whole_however_slow_its_reader_is_and_wherever_its_store_breaks_off() {
+    let (app, [store, _database]) = behind_proxies(&[]).await;
+    let ada = app.actor("ada").await;
+    let bytes = png_of_bytes(LARGE, 1);
+    let uuid = ada.upload(bytes.clone()).await.uuid();
+    for fault in [Behaviour::Pass, Behaviour::CutAfterReceiving(2_000_000)] {
+        store.behave(fault);
+        assert!(read_with_a_pause(&ada, &uuid).await == bytes, "{fault:?}: other bytes");
+    }
+    assert!(store.cut() >= 5, "{} connections were cut", store.cut());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_store_takes_as_long_as_its_bytes_need() {
+    // A second for an answer, and two for the bytes.
+    let (app, [store, _database]) = behind_proxies(&[("storage.time_seconds_max", "1")]).await;
+    let ada = app.actor("ada").await;
+    let bytes = png_of_bytes(1_000_000, 1);
+    store.behave(Behaviour::SendSlowly(500_000));
+    let begun = Instant::now();
+    let uuid = ada.upload(bytes.clone()).await.uuid();
+    assert!(begun.elapsed() > Duration::from_millis(1500), "the store was not slow");
+    assert!(ada.read(&uuid).await.body == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_confirms_and_does_not_have_is_not_acknowledged() {
+    let (app, [store, _database]) = behind_proxies(&[]).await;
+    let (small, middle, large) = (png(8, 8, 1), png_of_bytes(1_000_000, 2), png_of_bytes(11_000_000, 3));
+    for (fault, bytes) in [
+        (Behaviour::Page, &small),
+        (Behaviour::SwallowPuts, &small),
+        (Behaviour::SwallowPuts, &middle),
+        (Behaviour::Page, &large),
+        (Behaviour::SwallowPuts, &large),
+    ] {
+        fails_cleanly(&app, &store, fault, bytes).await;
+    }
+    // What the store says of parts that it never got is its own affair.
+    let ada = app.actor("ada").await;
+    let (token, before) = (ada.csrf().await, app.stored().await);
+    store.behave(Behaviour::SwallowPuts);
+    let refused = Answer::of(ada.uploading(&token, &large)).await;
+    assert!(refused.status.is_server_error(), "{}", refused.text());
+    assert_eq!(app.stored().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_was_deleted_is_told_from_an_image_that_is_not_there() {
+    let (app, [store, _database]) = behind_proxies(&[("cache.blob_bytes_max", "0")]).await;
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    let before = app.stored().await;
+    store.behave(Behaviour::NoBucket);
+    for bytes in [png(8, 8, 2), png_of_bytes(11_000_000, 3)] {
+        let refused = Answer::of(ada.uploading(&token, &bytes)).await;
+        assert_eq!(refused.status.as_u16(), 503, "{}", refused.text());
+    }
+    assert_eq!(ada.read(&uuid).await.status.as_u16(), 503);
+    assert_eq!(Answer::of(ada.get("/readyz?deep")).await.status.as_u16(), 503);
+    store.behave(Behaviour::Pass);
+    assert_eq!(ada.read(&uuid).await.status.as_u16(), 200);
+    assert_eq!(app.stored().await, before);
+}
