@@ -27,7 +27,7 @@ use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
 use crate::storage::{self, Reserve, Storage};
 use crate::workers::{WorkerLimits, Workers};
-use crate::{Error, following, identity, scrub, sweep};
+use crate::{Error, following, identity, places, scrub, sweep};
 
 /// Everything that the core must be told. The server fills it from its settings.
 #[derive(Debug, Clone)]
@@ -122,6 +122,7 @@ fn place_limits(options: &Options) -> PlaceLimits {
         open_per_account_max: options.uploads_open_per_account_max,
         turns_max: options.uploads_concurrent_max,
         memory_bytes_max: options.upload_memory_bytes_max.saturating_mul(options.uploads_concurrent_max),
+        wait_max: places::WAIT_MAX,
     }
 }
 

@@ -33,8 +33,8 @@ pub enum Error {
     /// What was to be made exists already.
     #[error("exists already")]
     Conflict,
-    /// Too many attempts in a short time.
-    #[error("too many attempts")]
+    /// The caller, or its org, asks too much at once: too many attempts to log in, or all of its own share is in use.
+    #[error("too many requests at once")]
     TooMany {
         /// When to try again.
         retry_after: Duration,

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::admission::{self, Admission, AdmissionLimits};
@@ -21,7 +22,7 @@ use crate::model::{AccountId, Actor, OrgId};
 use crate::spool::Memory;
 
 /// An upload waits this long for its place, and for each turn.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Bounds on uploads.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ pub(crate) struct PlaceLimits {
     pub(crate) turns_max: usize,
     /// Bytes that all uploads together hold in memory.
     pub(crate) memory_bytes_max: usize,
+    /// For a place, and for each turn.
+    pub(crate) wait_max: Duration,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub(crate) struct Places {
     turns: Admission,
     turns_taken: Arc<AtomicUsize>,
     memory: Memory,
+    wait_max: Duration,
 }
 
 /// A place among the uploads under way, given back when dropped.
@@ -70,7 +74,7 @@ impl Places {
                 memory_mib_max: 0,
                 queue_max: usize::MAX,
                 queue_per_org_max: usize::MAX,
-                wait_max: WAIT_MAX,
+                wait_max: limits.wait_max,
             })
         };
         Self {
@@ -80,21 +84,22 @@ impl Places {
             turns: admission(limits.turns_max),
             turns_taken: Arc::default(),
             memory: Memory::new(limits.memory_bytes_max),
+            wait_max: limits.wait_max,
         }
     }
 
     /// Waits for a place.
     ///
     /// # Errors
-    /// [`Error::Busy`] when none of the account's, the org's or all places was free for long.
+    /// [`Error::TooMany`] when the account or the org itself had all of its places for long, [`Error::Busy`] when all together had.
     pub(crate) async fn place(&self, actor: &Actor) -> Result<Place, Error> {
-        let place = async {
-            let account = self.accounts.take(actor.account).await;
-            let org = self.orgs.take(actor.org).await;
-            let open = self.open.turn(actor.org, 0).await?;
-            Ok(Place { _open: open, _org: org, _account: account })
-        };
-        tokio::time::timeout(WAIT_MAX, place).await.unwrap_or(Err(Error::Busy { retry_after: WAIT_MAX }))
+        let until = Instant::now() + self.wait_max;
+        let shares = async { (self.accounts.take(actor.account).await, self.orgs.take(actor.org).await) };
+        let shares = tokio::time::timeout_at(until, shares).await;
+        let (account, org) = shares.map_err(|_| Error::TooMany { retry_after: self.wait_max })?;
+        let open = tokio::time::timeout_at(until, self.open.turn(actor.org, 0)).await;
+        let open = open.unwrap_or(Err(Error::Busy { retry_after: self.wait_max }))?;
+        Ok(Place { _open: open, _org: org, _account: account })
     }
 
     /// Waits for a turn.
@@ -178,12 +183,36 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: PlaceLimits =
-        PlaceLimits { open_max: 6, open_per_org_max: 4, open_per_account_max: 3, turns_max: 1, memory_bytes_max: 1 << 20 };
+    const LIMITS: PlaceLimits = PlaceLimits {
+        open_max: 6,
+        open_per_org_max: 4,
+        open_per_account_max: 3,
+        turns_max: 1,
+        memory_bytes_max: 1 << 20,
+        wait_max: WAIT_MAX,
+    };
 
     fn actor(org: i64, account: u128) -> Actor {
         let account = AccountId(uuid::Uuid::from_u128(account));
         Actor { org: OrgId(org), org_name: String::new(), account, login: String::new(), actions: Default::default() }
+    }
+
+    /// Who has asked too much must be told apart from who is in everybody's way: a balancer or a client acts on it.
+    #[tokio::test]
+    async fn who_has_all_of_its_own_places_is_told_so_and_the_others_that_all_are_taken() {
+        let places = Places::new(PlaceLimits { wait_max: Duration::from_millis(20), ..LIMITS });
+        let (greedy, colleague, stranger) = (actor(1, 1), actor(1, 2), actor(2, 3));
+        let mut held = Vec::new();
+        for who in [&greedy, &greedy, &greedy, &colleague] {
+            held.push(places.place(who).await.expect("its share"));
+        }
+        for (who, whose) in [(&greedy, "the account's"), (&colleague, "the org's")] {
+            assert!(matches!(places.place(who).await, Err(Error::TooMany { .. })), "{whose} share is used up");
+        }
+        for _ in 0..2 {
+            held.push(places.place(&stranger).await.expect("a free one"));
+        }
+        assert!(matches!(places.place(&stranger).await, Err(Error::Busy { .. })), "all are taken, and not by this one");
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ impl From<Error> for Refusal {
             Error::NotFound => Self::new(StatusCode::NOT_FOUND, "There is no such picture, or its time is over."),
             Error::Conflict => Self::new(StatusCode::CONFLICT, "Somebody else was faster: try again."),
             Error::TooMany { retry_after } => {
-                let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many attempts: wait a little and try again.");
+                let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many requests: wait a little and try again.");
                 Self { retry_after: Some(retry_after), ..refusal }
             }
             Error::Busy { retry_after } => {

@@ -122,7 +122,7 @@ impl From<Error> for Refusal {
             Error::NotFound => Self::not_found("There is no such file or version."),
             Error::Conflict => Self::new(StatusCode::CONFLICT, "It has just been changed by somebody else: try again."),
             Error::TooMany { retry_after } => {
-                Self::wait(StatusCode::TOO_MANY_REQUESTS, "Too many attempts: wait a little and try again.", retry_after)
+                Self::wait(StatusCode::TOO_MANY_REQUESTS, "Too many requests: wait a little and try again.", retry_after)
             }
             Error::Busy { retry_after } => {
                 Self::wait(StatusCode::SERVICE_UNAVAILABLE, "The server is busy: try again in a moment.", retry_after)

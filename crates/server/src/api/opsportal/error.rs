@@ -153,7 +153,7 @@ impl From<Error> for Refusal {
             Error::Conflict => Self::new(StatusCode::CONFLICT, "E_CONFLICT", "There is an image with this uuid already."),
             Error::TooMany { retry_after } => {
                 let retry_after_seconds = Some(retry_after.as_secs().max(1));
-                let message = "Too many attempts to log in: wait a little and try again.";
+                let message = "Too many requests: wait a little and try again.";
                 Self { retry_after_seconds, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "E_TOOMANYREQUESTS", message) }
             }
             Error::Busy { retry_after } => {
