@@ -227,7 +227,7 @@ def main():
             for node in nodes:
                 wait_until(node.is_ready, f"starting {node.name}")
             front = free_port()
-            children.append(nginx(folder, "front", [node.port for node in nodes], front, "proxy_next_upstream error timeout http_503; proxy_next_upstream_tries 3;"))
+            children.append(nginx(folder, "front", [node.port for node in nodes], front, "proxy_next_upstream error timeout; proxy_next_upstream_tries 3;"))
             load = Load(f"http://127.0.0.1:{front}")
             put_placeholder_and_picture(nodes[0])
             load.run(arguments.lanes)

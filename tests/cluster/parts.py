@@ -146,10 +146,10 @@ class Garage:
 
 
 def nginx(folder, name, upstreams, port, location=""):
-    """A balancer that passes over whoever is away or says 503."""
+    """A balancer as deploy/nginx.conf: whoever is away is passed over, and nobody for what one request met."""
     place = os.path.join(folder, name)
     os.makedirs(place)
-    servers = "".join(f"server 127.0.0.1:{upstream} max_fails=1 fail_timeout=1s;" for upstream in upstreams)
+    servers = "".join(f"server 127.0.0.1:{upstream} max_fails=0;" for upstream in upstreams)
     with open(os.path.join(place, "nginx.conf"), "w") as file:
         file.write(
             f"daemon off; pid {place}/pid; error_log {place}/error.log; worker_processes 1; events {{ worker_connections 1024; }}\n"

@@ -25,6 +25,7 @@ use crate::model::{BlobKey, Image, ImageId, Namespace, NamespaceRules, OrgId, Pr
 use crate::passwords::{HashLimits, Passwords};
 use crate::places::{PlaceLimits, Places};
 use crate::rendering::Renderings;
+use crate::shared::Shared;
 use crate::storage::{self, Reserve, Storage};
 use crate::workers::{WorkerLimits, Workers};
 use crate::{Error, following, identity, places, scrub, sweep};
@@ -169,6 +170,7 @@ pub struct App {
     /// Why the latest sweep has left things alone.
     sweep_stopped: Mutex<Option<&'static str>>,
     writes_refused: AtomicBool,
+    pub(crate) shared: Shared,
     /// Held while what has changed of rights is read again: an older reading never follows a newer one.
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -251,6 +253,7 @@ impl App {
             clock,
             sweeping: AtomicBool::new(false),
             damaged_blobs: AtomicU64::new(0),
+            shared: Shared::default(),
             sweep_stopped: Mutex::new(None),
             writes_refused: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::default(),
@@ -302,15 +305,15 @@ impl App {
         self.database.close().await;
     }
 
-    /// Whether images can be stored and read now: for readiness.
+    /// Whether this process can work: for readiness. It says nothing of what all nodes share, for the lack of which no balancer may
+    /// pass over all of them at once.
     ///
     /// # Errors
-    /// What stands in the way.
-    pub async fn ready(&self) -> Result<(), Error> {
+    /// [`Error::Internal`] after a storage failure; [`Error::Busy`] until the store is known to belong to the database;
+    /// [`Error::Invalid`] when the clock differs too much from the database's.
+    pub fn ready(&self) -> Result<(), Error> {
         self.check_trust()?;
-        self.clock.check_offset()?;
-        self.database.ping().await?;
-        self.storage.ping().await
+        self.clock.check_offset()
     }
 
     /// Halts when the store is not any more the one that it was.
@@ -351,6 +354,7 @@ impl App {
                     .into(),
             );
         }
+        notices.extend(self.shared.notices().map(str::to_owned));
         if self.clock.is_ahead_by().is_some() {
             notices.push(
                 "removing is delayed: the clock is far ahead of the last time the database was in use. After an outage that passes by itself"

@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use crate::accounts::Changed;
 use crate::app::App;
 use crate::changes::Change;
-use crate::{following, kept, looks, scrub, sweep};
+use crate::{following, kept, looks, scrub, shared, sweep};
 
 /// Seconds between two looks for temporary images whose time is over; there is an index for it.
 const TICKETS_SWEPT_EVERY: u64 = 10;
@@ -78,6 +78,7 @@ impl App {
         join_all([
             part("invalidation", |app| Box::pin(app.keep_up_with_others())),
             part("notifications", |app| Box::pin(app.listen())),
+            part("shared", |app| Box::pin(async move { shared::watch(&app).await })),
             part("transfer", |app| Box::pin(following::run(app))),
             part("scrub", |app| Box::pin(scrub::run(app))),
             part("cleanup", |app| Box::pin(app.tidy())),

@@ -39,6 +39,7 @@ pub mod presets;
 pub mod provision;
 mod rendering;
 pub mod scrub;
+mod shared;
 pub mod spool;
 pub mod storage;
 pub mod sweep;

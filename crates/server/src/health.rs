@@ -1,6 +1,6 @@
 //! What operators and balancers ask.
 
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
@@ -14,18 +14,21 @@ pub async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Images can be stored and read
+/// This process can work
 ///
-/// Fails while draining after SIGTERM, and for good after a storage failure. Further lines say what an operator should look at although
-/// images can be stored and read.
+/// Fails while draining after SIGTERM, and for good after a storage failure. Further lines say what an operator should look at, and
+/// whether database or store do not answer: all nodes share those, so they make none of them unready. With `?deep` both are asked
+/// at once, and it fails when one does not answer.
 #[utoipa::path(get, path = "/readyz", tag = "Operation",
     responses((status = 200, description = "`ready`", content_type = "text/plain"), (status = 503, description = "Not ready")))]
-pub async fn ready(State(service): State<Service>) -> Response {
-    match service.ready().await {
+pub async fn ready(State(service): State<Service>, RawQuery(query): RawQuery) -> Response {
+    let deep = query.is_some_and(|query| query.split('&').any(|name| name.split('=').next() == Some("deep")));
+    let ready = if deep { service.ready_with_all().await } else { service.ready() };
+    match ready {
         Ok(()) => service.app.notices().iter().fold("ready\n".to_owned(), |said, notice| said + notice + "\n").into_response(),
         Err(error) => {
             tracing::warn!(?error, "not ready");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready to store and read images").into_response()
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready").into_response()
         }
     }
 }

@@ -119,7 +119,16 @@ impl Service {
         if self.draining.load(Ordering::SeqCst) {
             return Err(Error::Busy { retry_after: Duration::from_secs(1) });
         }
-        self.app.ready().await
+        self.app.ready()
+    }
+
+    /// Whether database and store answer too.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn ready_with_all(&self) -> Result<(), Error> {
+        self.ready()?;
+        self.app.ready_with_all().await
     }
 }
 

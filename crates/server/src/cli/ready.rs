@@ -8,7 +8,7 @@ use crate::config::Settings;
 /// For the answer of a service on this machine.
 const WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// Asks the service on this machine whether it can store and read images; exits with 1 where it can't, or isn't there. For container engines,
+/// Asks the service on this machine whether it can work; exits with 1 where it can't, or isn't there. For container engines,
 /// which ask by running a program.
 pub(super) async fn run(settings: Settings) -> Outcome {
     let scheme = if settings.tls.certificate_file.is_some() { "https" } else { "http" };
@@ -23,7 +23,7 @@ pub(super) async fn run(settings: Settings) -> Outcome {
         println!("ready");
         return Ok(ExitCode::SUCCESS);
     }
-    Err(format!("{url} answers {}: it is starting or stopping, or its database or store is away", answer.status()).into())
+    Err(format!("{url} answers {}: it is starting or stopping, or the log says what stands in the way", answer.status()).into())
 }
 
 /// Who listens on all addresses listens on the loopback too.

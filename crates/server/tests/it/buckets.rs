@@ -95,3 +95,45 @@ async fn a_bucket_that_was_deleted_is_told_from_an_image_that_is_not_there() {
     assert_eq!(ada.read(&uuid).await.status.as_u16(), 200);
     assert_eq!(app.stored().await, before);
 }
+
+/// All nodes share them: a balancer that passed over every node at once would end what they still can do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_store_or_database_is_away_stays_ready_and_says_what_is_away() {
+    let (outgrown, database, store) = Outgrown::behind_proxies();
+    let app = TestApp::on(Data::on(outgrown), &IMPATIENT).await;
+    let ada = app.actor("ada").await;
+    let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+    assert_eq!(ada.read(&uuid).await.status.as_u16(), 200);
+    for (part, proxy, notice) in
+        [("store", &store, "the store does not answer"), ("database", &database, "the database does not answer")]
+    {
+        for fault in [Behaviour::Away, Behaviour::Stall] {
+            proxy.behave(fault);
+            let begun = Instant::now();
+            loop {
+                let asked = Instant::now();
+                let told = Answer::of(app.visitor().get("/readyz")).await;
+                assert_eq!(told.status.as_u16(), 200, "{part} {fault:?}: {}", told.text());
+                // Of what a balancer waits for an answer, less than half.
+                assert!(asked.elapsed() < Duration::from_secs(2), "{part} {fault:?}: it was waited for");
+                if told.text().contains(notice) {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(20), "{part} {fault:?}: {}", told.text());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let metrics = Answer::of(app.visitor().get("/metrics")).await;
+            assert!(metrics.text().contains("imagewell_shared_up{part="), "{}", metrics.text());
+            if part == "store" {
+                assert_eq!(ada.read(&uuid).await.status.as_u16(), 200, "bytes in memory are still served");
+            }
+            assert_eq!(Answer::of(app.visitor().get("/readyz?deep")).await.status.as_u16(), 503, "{part} {fault:?}");
+            proxy.behave(Behaviour::Pass);
+            let begun = Instant::now();
+            while Answer::of(app.visitor().get("/readyz")).await.text() != "ready\n" {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{part} {fault:?}: it never comes back");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

@@ -34,7 +34,7 @@ async fn send(ada: &Actor, token: &str, bytes: &[u8]) -> Answer {
 }
 
 pub async fn ready(app: &TestApp) -> u16 {
-    Answer::of(app.visitor().get("/readyz")).await.status.as_u16()
+    Answer::of(app.visitor().get("/readyz?deep")).await.status.as_u16()
 }
 
 /// By its uuid, each image that was acknowledged.
