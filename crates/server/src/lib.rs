@@ -28,3 +28,4 @@ mod streams;
 mod surrounded;
 pub mod telemetry;
 mod tls;
+mod validity;

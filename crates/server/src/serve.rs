@@ -23,7 +23,8 @@ use crate::auth::tokens::TokenKeys;
 use crate::config::{DatabaseUrl, Settings, StorageUrl};
 use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
-use crate::{moved, router, telemetry, tls};
+use crate::tls::Certificates;
+use crate::{moved, router, telemetry};
 
 /// What handlers work with. Cheap to clone: every request does, several times.
 #[derive(Clone)]
@@ -111,11 +112,11 @@ impl Service {
         Self(Arc::new(Parts { demo: Some(Arc::new(demo)), ..Parts::clone(self) }))
     }
 
-    /// Whether requests can be served now.
+    /// Whether this process can work.
     ///
     /// # Errors
     /// What stands in the way.
-    pub async fn ready(&self) -> Result<(), Error> {
+    pub fn ready(&self) -> Result<(), Error> {
         if self.draining.load(Ordering::SeqCst) {
             return Err(Error::Busy { retry_after: Duration::from_secs(1) });
         }
@@ -291,6 +292,7 @@ pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
     service: Service,
+    certificates: Option<Arc<Certificates>>,
     accepting: tokio::task::JoinHandle<Draining>,
     stop: Arc<tokio::sync::Notify>,
     background: tokio::task::JoinHandle<()>,
@@ -301,7 +303,8 @@ pub struct Running {
 /// # Errors
 /// [`Error::Internal`] when the address is taken or the certificate can't be read.
 pub async fn start(service: Service) -> Result<Running, Error> {
-    let tls = tls::acceptor(&service.settings.tls)?;
+    let certificates = Certificates::open(&service.settings.tls)?.map(Arc::new);
+    let tls = certificates.as_ref().map(Certificates::acceptor);
     let listen = service.settings.service.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -311,9 +314,12 @@ pub async fn start(service: Service) -> Result<Running, Error> {
     let router = router::router(service.clone());
     let accepting = tokio::spawn(listener::accept(listener, router, tls, Arc::clone(&service.settings), Arc::clone(&stop)));
     let background = tokio::spawn(Arc::clone(&service.app).run_in_background());
+    if let Some(certificates) = &certificates {
+        tokio::spawn(Arc::clone(certificates).keep_fresh());
+    }
     tokio::spawn(telemetry::keep_metrics_small(service.metrics.clone()));
     tokio::spawn(report_sandbox(Arc::clone(&service.app), service.settings.workers.allow_without_sandbox));
-    Ok(Running { address, service, accepting, stop, background })
+    Ok(Running { address, service, certificates, accepting, stop, background })
 }
 
 /// How long a service whose storage failed waits for its error answers to leave. No answer acknowledges anything any more.
@@ -342,6 +348,12 @@ async fn report_sandbox(app: Arc<App>, allowed_without: bool) {
 }
 
 impl Running {
+    /// The certificates that are shown; none without TLS.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.certificates.clone()
+    }
+
     /// Serves until `signal` completes or storage fails, then answers what is running and closes the database.
     pub async fn until(self, signal: impl Future<Output = ()>) -> Ended {
         let halted = tokio::select! {

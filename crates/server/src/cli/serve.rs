@@ -19,6 +19,8 @@ use crate::telemetry;
 
 pub(super) async fn run(settings: Settings) -> Outcome {
     telemetry::init_logs(&settings);
+    // From here on, also while the database is being opened: it would end the process.
+    let _hangup = signal(SignalKind::hangup())?;
     let _lock = lock(&settings)?;
     allow_open_files(&settings);
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
@@ -30,7 +32,7 @@ pub(super) async fn run(settings: Settings) -> Outcome {
         }
     }
     first_start(&service).await?;
-    until_signal(service, |_| {}).await
+    until_signal(service, Hangup::Reload, |_| {}).await
 }
 
 /// Two services on one folder would not see each other's changes.
@@ -126,19 +128,37 @@ pub(super) fn random_password() -> Result<String, Box<dyn std::error::Error>> {
     Ok(digits.as_bytes()[..20].chunks(5).map(|group| String::from_utf8_lossy(group)).collect::<Vec<_>>().join("-"))
 }
 
+/// What SIGHUP means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hangup {
+    /// Read the certificate again.
+    Reload,
+    /// The terminal is gone: drain.
+    End,
+}
+
 /// Serves until SIGTERM or SIGINT.
-pub(super) async fn until_signal(service: Service, announce: impl FnOnce(&str)) -> Outcome {
+pub(super) async fn until_signal(service: Service, hangup: Hangup, announce: impl FnOnce(&str)) -> Outcome {
     let scheme = if service.settings.tls.certificate_file.is_some() { "https" } else { "http" };
     // Before the first request: a signal that came sooner would cut it off.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hung_up = signal(SignalKind::hangup())?;
     let running = start(service).await.map_err(explained)?;
+    let certificates = running.certificates();
     let url = format!("{scheme}://{}", running.address);
     tracing::info!(url, "listening");
     announce(&url);
     let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return tracing::info!("SIGTERM: draining"),
+                _ = interrupt.recv() => return tracing::info!("SIGINT: draining"),
+                _ = hung_up.recv() => match (hangup, &certificates) {
+                    (Hangup::End, _) => return tracing::info!("SIGHUP: draining"),
+                    (Hangup::Reload, Some(certificates)) => certificates.reload(true),
+                    (Hangup::Reload, None) => tracing::info!("SIGHUP: there is no certificate to be read again"),
+                },
+            }
         }
     };
     Ok(match running.until(stop).await {

@@ -207,6 +207,8 @@ fn contradictions(settings: &Settings) -> Vec<String> {
         tls.certificate_file.is_some() != tls.private_key_file.is_some(),
         "tls.certificate_file and tls.private_key_file go together: set both or none",
     );
+    fault(tls.reload_seconds == 0, "tls.reload_seconds: at least 1");
+    fault(tls.expiry_warning_days > 3650, "tls.expiry_warning_days: at most 3650");
     fault(settings.server.header_bytes_max < 8192, "server.header_bytes_max: at least 8192");
     fault(settings.server.connections_max == 0, "server.connections_max: at least 1");
     fault(settings.server.connections_per_address_max == 0, "server.connections_per_address_max: at least 1");

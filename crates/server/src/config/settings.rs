@@ -157,6 +157,10 @@ settings! {
         certificate_file: Option<PathBuf> = "";
         /// PEM file of the private key.
         private_key_file: Option<PathBuf> = "";
+        /// Seconds between two looks whether these files have changed; a renewed certificate is then taken up. SIGHUP has them read at once.
+        reload_seconds: u64 = "60";
+        /// Days before the end of the certificate from which on the log and `imagewell check` warn.
+        expiry_warning_days: u64 = "14";
     }
 
     /// Bounds on multipart bodies.

@@ -298,6 +298,11 @@ async fn behind_a_trusted_proxy_requests_are_bounded_by_the_clients_address() {
 
 /// A TLS connection to a process, by the certificate that it shows, with this protocol.
 async fn tls(address: SocketAddr, certificate: &std::path::Path, protocol: &[u8]) -> impl Connected {
+    try_tls(address, certificate, protocol).await.expect("shakes hands")
+}
+
+/// As `tls`; an error when it shows another certificate.
+pub async fn try_tls(address: SocketAddr, certificate: &std::path::Path, protocol: &[u8]) -> std::io::Result<impl Connected> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, ServerName};
 
@@ -307,10 +312,10 @@ async fn tls(address: SocketAddr, certificate: &std::path::Path, protocol: &[u8]
     config.alpn_protocols = vec![protocol.to_vec()];
     let stream = tokio::net::TcpStream::connect(address).await.expect("connects");
     let name = ServerName::try_from("localhost").expect("name");
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("shakes hands")
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-trait Connected: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static {}
+pub trait Connected: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static> Connected for T {}
 

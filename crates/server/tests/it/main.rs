@@ -6,6 +6,7 @@ mod backups;
 mod base64;
 mod bodies;
 mod buckets;
+mod certificates;
 mod cli;
 mod clock;
 mod connections;

@@ -1,6 +1,7 @@
 //! What the system gives: files, memory, the sandbox, the address to listen on.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use imagewell_core::workers::Workers;
 use rustix::process::{Resource, getrlimit};
@@ -9,20 +10,37 @@ use super::super::explained;
 use super::report::{Grade, Report};
 use crate::config::{DatabaseUrl, Settings};
 use crate::serve::{open_files_needed, worker_limits};
-use crate::tls;
+use crate::tls::Certificates;
 
 pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<(), std::io::Error> {
-    match tls::acceptor(&settings.tls) {
-        Ok(Some(_)) => report.ok("tls", "certificate and key fit"),
-        Ok(None) => report.ok("tls", "off"),
-        Err(error) => {
-            report.fault("tls", explained(error).to_string(), "correct tls.certificate_file and tls.private_key_file");
-        }
-    }
+    tls(settings, report, SystemTime::now());
     listen(settings, report).await;
     open_files(settings, report);
     memory(settings, report);
     sandbox(settings, report).await
+}
+
+fn tls(settings: &Settings, report: &mut Report, now: SystemTime) {
+    let certificates = match Certificates::open(&settings.tls) {
+        Ok(Some(certificates)) => certificates,
+        Ok(None) => return report.ok("tls", "off"),
+        Err(error) => {
+            let remedy = "correct tls.certificate_file and tls.private_key_file";
+            return report.fault("tls", explained(error).to_string(), remedy);
+        }
+    };
+    let (validity, warning) = certificates.validity();
+    let (left, end) = (validity.left(now), validity.end_text());
+    let remedy = "renew it; a running service takes the new files up by itself";
+    if !validity.has_begun(now) {
+        report.fault("tls", "the certificate is not valid yet", "see whether this machine's clock is right, or wait");
+    } else if left.is_zero() {
+        report.fault("tls", format!("the certificate has ended: {end}"), remedy);
+    } else if left <= warning {
+        report.warn("tls", format!("the certificate ends soon: {end}"), remedy);
+    } else {
+        report.ok("tls", format!("certificate and key fit; the certificate ends {end}"));
+    }
 }
 
 /// Workers that decode images lock themselves in, and try to get out again.
