@@ -1,10 +1,12 @@
 //! An S3 server in a thread of this process (s3s-fs), with a bucket for whoever asks.
 
+use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -45,12 +47,13 @@ fn server() -> &'static Server {
         listener.set_nonblocking(true).expect("sets");
         let address = listener.local_addr().expect("address");
         let files = s3s_fs::FileSystem::new(&root).expect("opens");
-        std::thread::spawn(move || serve(listener, files));
+        let uploads = root.clone();
+        std::thread::spawn(move || serve(listener, files, uploads));
         Server { address, root, _shell: shell }
     })
 }
 
-fn serve(listener: TcpListener, files: s3s_fs::FileSystem) {
+fn serve(listener: TcpListener, files: s3s_fs::FileSystem, root: PathBuf) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
@@ -58,14 +61,70 @@ fn serve(listener: TcpListener, files: s3s_fs::FileSystem) {
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
         while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
+            let (service, root) = (service.clone(), root.clone());
             // Small answers would wait for the other side's acknowledgement.
             socket.set_nodelay(true).expect("sets");
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                let asked = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("uploads")));
+                let bucket = request.uri().path().trim_matches('/').to_owned();
+                let (service, root) = (service.clone(), root.clone());
+                async move {
+                    if asked && request.method() == hyper::Method::GET {
+                        return Ok(hyper::Response::new(s3s::Body::from(uploads(&root, &bucket))));
+                    }
+                    Service::call(&service, request).await
+                }
+            });
             tokio::spawn(async move {
                 let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
             });
         }
     });
+}
+
+/// What `ListMultipartUploads` answers, which s3s-fs does not know: from the files that it keeps of uploads in parts.
+fn uploads(root: &Path, bucket: &str) -> String {
+    let mut xml = String::from("<?xml version=\"1.0\"?><ListMultipartUploadsResult><IsTruncated>false</IsTruncated>");
+    for (id, key) in unfinished(root, bucket) {
+        let begun = "2020-01-01T00:00:00.000Z";
+        write!(xml, "<Upload><Initiated>{begun}</Initiated><Key>{key}</Key><UploadId>{id}</UploadId></Upload>").expect("writes");
+    }
+    xml + "</ListMultipartUploadsResult>"
+}
+
+/// Id and key of each upload in parts that has not ended.
+fn unfinished(root: &Path, bucket: &str) -> Vec<(String, String)> {
+    let files = std::fs::read_dir(root).expect("the server's folder").flatten();
+    let parse = |name: String| {
+        let (of, rest) = name.strip_prefix(".bucket-")?.split_once(".object-")?;
+        let (key, id) = rest.strip_suffix(".metadata.json")?.split_once(".upload-")?;
+        (decoded(of)? == bucket).then_some((id.to_owned(), decoded(key)?))
+    };
+    files.filter_map(|file| parse(file.file_name().into_string().ok()?)).collect()
+}
+
+/// Of base64 with the alphabet for URLs and without padding (RFC 4648 §5).
+fn decoded(text: &str) -> Option<String> {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
+    for character in text.bytes() {
+        held = held << 6 | u32::try_from(alphabet.iter().position(|of| *of == character)?).ok()?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from(held >> bits & 0xFF).ok()?);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+impl Bucket {
+    /// The keys of uploads in parts that have not ended.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<String> {
+        let root = self.folder.parent().expect("the server's folder");
+        unfinished(root, &self.name).into_iter().map(|(_, key)| key).collect()
+    }
 }
 
 /// A new, empty bucket.

@@ -16,6 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use md5::{Digest as _, Md5};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector as _};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as StorePath;
 use object_store::signer::Signer;
@@ -84,21 +85,28 @@ pub(super) struct Bucket {
     url: Url,
     part_bytes: usize,
     waiting: Waiting,
+    /// For what no library of all stores has; none where uploads in parts end by themselves.
+    pub(super) client: Option<HttpClient>,
 }
 
 impl Bucket {
     pub(super) fn open(place: &BucketPlace) -> Result<Self, Error> {
         let opened = match place.url.scheme() {
-            "gs" => google(place),
-            "az" | "azure" | "abfs" | "abfss" => azure(place),
-            _ => amazon(place),
+            "gs" => google(place).map(|store| (store, None)),
+            "az" | "azure" | "abfs" | "abfss" => azure(place).map(|store| (store, None)),
+            _ => amazon(place).and_then(|store| Ok((store, Some(limits(place).connect(&client(place))?)))),
         };
-        let store = opened.map_err(|error| Error::internal(&format!("opening the bucket {}", place.url), &error))?;
+        let opened = opened.map_err(|error| Error::internal(&format!("opening the bucket {}", place.url), &error));
+        let (store, client) = opened?;
         let waiting = Waiting { time_max: place.time_max, retry_max: place.retry_max };
-        Ok(Self { store, url: place.url.clone(), part_bytes: place.part_bytes, waiting })
+        Ok(Self { store, url: place.url.clone(), part_bytes: place.part_bytes, waiting, client })
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    pub(super) fn signer(&self) -> &dyn Signer {
         &*self.store
     }
 

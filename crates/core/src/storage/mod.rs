@@ -12,6 +12,7 @@ mod resuming;
 mod root;
 mod store_client;
 mod trash;
+mod unfinished;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -100,6 +100,11 @@ pub enum Finding {
         /// Its size.
         size_bytes: u64,
     },
+    /// An upload in parts that nobody finishes.
+    Unfinished {
+        /// The key that it would have had.
+        key: BlobKey,
+    },
     /// So many temporary images were not taken in time.
     Expired {
         /// How many.
@@ -156,6 +161,8 @@ pub struct Summary {
     pub variants: u64,
     /// Staging files.
     pub leftovers: u64,
+    /// Uploads in parts that nobody finishes.
+    pub unfinished: u64,
     /// Temporary images whose time is over.
     pub expired: u64,
     /// Deleted versions whose undo window is over.
@@ -243,6 +250,7 @@ async fn run_once(app: &App, mode: Mode, report: &mut Report<'_>) -> Result<Summ
     if mode != Mode::DryRun {
         app.storage.remove_empty_variant_folders(now.of_store.minus(options.grace)).await?;
     }
+    sweep_unfinished(app, mode, now.of_store.minus(options.grace), &mut summary, report).await?;
     for leftover in app.storage.leftovers(now.of_store.minus(options.grace)).await? {
         summary.leftovers += 1;
         summary.bytes += leftover.size_bytes;
@@ -368,6 +376,27 @@ async fn sweep_variants(
         summary.variants += 1;
         summary.bytes += stored.size_bytes;
         report(&Finding::StrayVariant { key: stored.key, size_bytes: stored.size_bytes });
+    }
+    Ok(())
+}
+
+/// What a process that was killed has left of uploads in parts.
+async fn sweep_unfinished(
+    app: &App,
+    mode: Mode,
+    before: Timestamp,
+    summary: &mut Summary,
+    report: &mut Report<'_>,
+) -> Result<(), Error> {
+    for upload in app.storage.unfinished(before).await? {
+        if mode != Mode::DryRun
+            && let Err(error) = app.storage.abort(&upload).await
+        {
+            passing(error, &upload.key, summary, report)?;
+            continue;
+        }
+        summary.unfinished += 1;
+        report(&Finding::Unfinished { key: upload.key });
     }
     Ok(())
 }

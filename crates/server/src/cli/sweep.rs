@@ -59,6 +59,7 @@ pub(super) async fn run(settings: Settings, mode: Mode) -> Outcome {
         Finding::Leftover { path, size_bytes } => {
             println!("{verb} {} ({size_bytes} bytes): a staging file of an upload that was cut off", path.display());
         }
+        Finding::Unfinished { key } => println!("{verb} the parts of {}: its upload was never finished", key.as_str()),
         Finding::Expired { images: 0, .. } | Finding::PastUndo { versions: 0, .. } | Finding::EndedSessions(0) => {}
         Finding::Expired { images, bytes } => println!("{verb} {images} pictures ({bytes} bytes): nobody took them in time"),
         Finding::PastUndo { versions, bytes } => {

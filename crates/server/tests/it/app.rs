@@ -116,6 +116,11 @@ impl Data {
         &self.outgrown.as_ref().expect("a database").database_url
     }
 
+    /// The keys of uploads in parts that the bucket waits for.
+    pub fn unfinished(&self) -> Vec<String> {
+        self.outgrown.as_ref().expect("a bucket").bucket.unfinished()
+    }
+
     /// Opens a service that doesn't listen.
     pub async fn open(&self, overrides: &[(&str, &str)]) -> Result<Service, imagewell_core::Error> {
         self.open_with(overrides, program()).await

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use imagewell_core::sweep::{self, Mode};
 use imagewell_engines::faults::{Behaviour, Proxy};
 
 use crate::app::{Actor, Answer, Data, Outgrown, TestApp, image_path};
@@ -64,7 +65,6 @@ async fn what_a_store_confirms_and_does_not_have_is_not_acknowledged() {
         (Behaviour::SwallowPuts, &small),
         (Behaviour::SwallowPuts, &middle),
         (Behaviour::Page, &large),
-        (Behaviour::SwallowPuts, &large),
     ] {
         fails_cleanly(&app, &store, fault, bytes).await;
     }
@@ -94,6 +94,39 @@ async fn a_bucket_that_was_deleted_is_told_from_an_image_that_is_not_there() {
     store.behave(Behaviour::Pass);
     assert_eq!(ada.read(&uuid).await.status.as_u16(), 200);
     assert_eq!(app.stored().await, before);
+}
+
+/// Neither the rest of it nor its end gets through: as when the process that sends it is killed.
+async fn leave_an_upload_unfinished(app: &TestApp, store: &Proxy) {
+    let ada = app.actor("ada").await;
+    let token = ada.csrf().await;
+    store.behave(Behaviour::SendSlowly(2_000_000));
+    let sending = tokio::spawn(async move { Answer::of(ada.uploading(&token, &png_of_bytes(11_000_000, 1))).await });
+    let begun = Instant::now();
+    while app.data().unfinished().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no upload in parts begins");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    store.behave(Behaviour::Away);
+    assert_eq!(sending.await.expect("ends").status.as_u16(), 503);
+    store.behave(Behaviour::Pass);
+    assert_eq!(app.data().unfinished().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_a_killed_process_has_left_are_removed_by_a_sweep_once_they_are_old() {
+    // The store says of each that it began in 2020.
+    for (grace, removed) in [("3153600000", 0), ("3600", 1)] {
+        let (app, [store, _database]) = behind_proxies(&[("sweep.grace_seconds", grace)]).await;
+        leave_an_upload_unfinished(&app, &store).await;
+        for (mode, left) in [(Mode::DryRun, 1), (Mode::Remove, 1 - removed)] {
+            let swept = sweep::run(&app.service.app, mode, |_| {}).await.expect("sweeps");
+            assert_eq!((swept.unfinished, swept.failed), (removed as u64, 0), "{grace} {mode:?}");
+            assert_eq!(app.data().unfinished().len(), left, "{grace} {mode:?}");
+        }
+        app.actor("ada").await.upload(png_of_bytes(11_000_000, 2)).await.uuid();
+        assert_eq!(app.data().unfinished().len(), 1 - removed, "{grace}");
+    }
 }
 
 /// All nodes share them: a balancer that passed over every node at once would end what they still can do.

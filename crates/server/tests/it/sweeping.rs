@@ -22,7 +22,8 @@ async fn findings(app: &TestApp, mode: Mode) -> (sweep::Summary, Vec<String>) {
         | Finding::EndedSessions(_)
         | Finding::Progress(_)
         | Finding::ClockAhead(_)
-        | Finding::Suspicious { .. } => {}
+        | Finding::Suspicious { .. }
+        | Finding::Unfinished { .. } => {}
     })
     .await
     .expect("sweeps");
