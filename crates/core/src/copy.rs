@@ -83,6 +83,24 @@ pub(crate) async fn blob(
     }
 }
 
+/// Compares a blob with its digest where source and target are one store: it is there, and nothing is ever written or removed. One that
+/// differs is read again, because bytes also change on their way.
+///
+/// # Errors
+/// When the store can't be reached.
+pub(crate) async fn in_place(storage: &Storage, blob: &BlobToCopy) -> Result<Copied, Error> {
+    let BlobToCopy { key, size_bytes, digest, .. } = blob;
+    let mut found = verify::condition(storage, key, *size_bytes, *digest).await?;
+    if found == Condition::Changed {
+        found = verify::condition(storage, key, *size_bytes, *digest).await?;
+    }
+    Ok(match found {
+        Condition::Whole => Copied::There,
+        Condition::Gone => Copied::Gone,
+        Condition::Changed => Copied::Damaged("its bytes have changed".into()),
+    })
+}
+
 enum Read {
     All,
     Nothing,

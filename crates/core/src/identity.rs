@@ -20,6 +20,8 @@ use crate::storage::{Storage, StoreIdentity, Stored};
 
 /// Rows that are looked up in the store, from each end of the order of keys.
 const SAMPLE: u32 = 8;
+/// Keys of a store that are looked up in databases at a time.
+const LOOKED_UP_AT_ONCE: usize = 512;
 /// For the store's answer at the start. Afterwards the service starts unready, and asks again.
 const START_MAX: Duration = Duration::from_secs(3);
 
@@ -187,10 +189,19 @@ pub(crate) async fn expect_own_mark(database: &Database, storage: &Storage) -> R
 ///
 /// # Errors
 /// As [`settle`]; [`Error::Invalid`] when the target store holds anything else.
-pub(crate) async fn settle_target(source: &Database, target: &Database, to: &Storage, same_store: bool) -> Result<(), Error> {
+pub(crate) async fn settle_target(
+    source: &Database,
+    target: &Database,
+    to: &Storage,
+    same_store: bool,
+    is_new: bool,
+) -> Result<(), Error> {
     let (from, identity) = (own(source).await?, own(target).await?);
     match to.identity().await? {
-        Some(borne) if borne.id == identity.id => return set_paired(target, &identity.id).await,
+        // What has been copied so far.
+        Some(borne) if borne.id == identity.id && !is_new => return set_paired(target, &identity.id).await,
+        // It may hold more than this database, which has no image, knows of.
+        Some(borne) if borne.id == identity.id => {}
         // The store stays, so its identity does.
         Some(borne) if borne.id == from.id && same_store => {
             replace(target, &borne.id).await?;
@@ -201,19 +212,28 @@ pub(crate) async fn settle_target(source: &Database, target: &Database, to: &Sto
         Some(_) => return Err(target_refused(to, "belongs to another database")),
         None => {}
     }
-    let mut listed = to.list();
-    while let Some(stored) = listed.next().await {
-        let foreign = match stored? {
-            Stored::Blob(blob) if db::images::blob_is_used(source, &blob.key).await? => continue,
-            Stored::Blob(blob) if db::images::blob_is_used(target, &blob.key).await? => continue,
-            Stored::Blob(blob) => blob.key.as_str().to_owned(),
-            Stored::Foreign(_) if !to.is_bucket() => continue,
-            Stored::Foreign(key) => key,
-        };
-        return Err(target_refused(to, &format!("holds {foreign}, which the source does not have")));
+    let mut pages = to.list().chunks(LOOKED_UP_AT_ONCE);
+    while let Some(page) = pages.next().await {
+        let mut keys = Vec::with_capacity(page.len());
+        for stored in page {
+            match stored? {
+                Stored::Blob(blob) => keys.push(blob.key),
+                Stored::Foreign(_) if !to.is_bucket() => {}
+                Stored::Foreign(key) => return Err(holds_more(to, &key)),
+            }
+        }
+        let (mut known, there) = (db::images::known_blobs(source, &keys).await?, db::images::known_blobs(target, &keys).await?);
+        known.extend(there);
+        if let Some(foreign) = keys.iter().find(|key| !known.contains(*key)) {
+            return Err(holds_more(to, foreign.as_str()));
+        }
     }
-    drop(listed);
+    drop(pages);
     pair(target, to, &identity.id).await
+}
+
+fn holds_more(to: &Storage, key: &str) -> Error {
+    target_refused(to, &format!("holds {key}, which the source does not have"))
 }
 
 fn target_refused(to: &Storage, why: &str) -> Error {

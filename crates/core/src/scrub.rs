@@ -14,7 +14,7 @@ use crate::app::App;
 pub use crate::db::scrub::{Damaged, Pass, Progress};
 use crate::model::{BlobKey, Digest, Timestamp};
 use crate::verify::{Condition, Pace, condition};
-use crate::{Error, db, leases};
+use crate::{Error, db, identity, leases};
 
 /// Who has it reads.
 const LEASE: &str = "scrub";
@@ -183,7 +183,11 @@ impl Reading<'_> {
             Condition::Changed => Some("changed"),
         };
         match damage {
-            Some(damage) => self.alarm(key, damage).await?,
+            Some(damage) => {
+                // A store that can't give back its identity says nothing of its blobs.
+                identity::verify(&self.app.database, &self.app.storage).await?;
+                self.alarm(key, damage).await?;
+            }
             None if self.known.contains(key.as_str()) => self.forget(key.as_str()).await?,
             None => {}
         }

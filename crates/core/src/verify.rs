@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::db::Database;
 use crate::model::{BlobKey, Digest};
 use crate::storage::Storage;
-use crate::{Error, db};
+use crate::{Error, db, identity};
 
 const PAGE: u32 = 500;
 /// Blobs that are read at once: a store that isn't local takes its time for each.
@@ -96,7 +96,8 @@ pub async fn run_from(
     }
 }
 
-/// How many of these were read, and which are broken. What a running service has removed since their rows were read is neither.
+/// How many of these were read, and which are broken. What a running service has removed since their rows were read is neither. A store that
+/// can't give back its identity says nothing of its blobs: it is away, unmounted, closed to us, or another one.
 async fn read_page(
     database: &Database,
     storage: &Storage,
@@ -115,6 +116,9 @@ async fn read_page(
         }
         // Rows are removed before their bytes.
         if db::images::blob_is_used(database, &key).await? {
+            if broken.is_empty() {
+                identity::verify(database, storage).await?;
+            }
             broken.push(key.as_str().to_owned());
         } else {
             read -= 1;
@@ -182,6 +186,7 @@ mod tests {
         let reserve = Reserve { bytes_min: 0, inodes_min: 0 };
         let (root, spool) = (folder.path().join("blobs"), folder.path().join("spool"));
         let storage = Storage::open(&Place::Folder(root), spool, std::sync::Arc::new(Halt::default()), reserve).expect("opens");
+        identity::pair_anew(&database, &storage).await.expect("pairs");
         let row = |key: &str| (BlobKey::from_stored(key.to_owned()), 3, Digest(Sha256::digest(b"abc").into()));
         let page = || vec![row(removed), row(kept)];
 

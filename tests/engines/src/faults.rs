@@ -32,6 +32,8 @@ pub enum Behaviour {
     NoBucket,
     /// Answer each PUT with 200 and pass nothing of it on.
     SwallowPuts,
+    /// Change one byte, once, of what comes from the server on a connection that has received so many, and pass everything else on.
+    FlipOnceAfterReceiving(u64),
 }
 
 /// Where everything goes.
@@ -51,6 +53,7 @@ pub struct Proxy {
     behaviour: watch::Sender<Behaviour>,
     upstream: watch::Sender<Upstream>,
     cut: Arc<AtomicU64>,
+    flipped: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -66,25 +69,26 @@ impl Proxy {
         let (behaviour, told) = watch::channel(Behaviour::Pass);
         let (upstream, leads_to) = watch::channel(upstream);
         let cut = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&cut);
+        let flipped = Arc::new(AtomicU64::new(0));
+        let counted = (Arc::clone(&cut), Arc::clone(&flipped));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
                 while let Ok((client, _)) = listener.accept().await {
-                    let (upstream, told, counted) = (leads_to.borrow().clone(), told.clone(), Arc::clone(&counted));
+                    let (upstream, told, counted) = (leads_to.borrow().clone(), told.clone(), counted.clone());
                     tokio::spawn(async move {
                         client.set_nodelay(true).expect("sets");
                         match upstream {
                             Upstream::Tcp(address) => match TcpStream::connect(address).await {
                                 Ok(server) => {
                                     server.set_nodelay(true).expect("sets");
-                                    pass(client, server, told, &counted).await;
+                                    pass(client, server, told, (&counted.0, &counted.1)).await;
                                 }
                                 Err(_) => drop(client),
                             },
                             Upstream::Unix(path) => match UnixStream::connect(path).await {
-                                Ok(server) => pass(client, server, told, &counted).await,
+                                Ok(server) => pass(client, server, told, (&counted.0, &counted.1)).await,
                                 Err(_) => drop(client),
                             },
                         }
@@ -92,7 +96,7 @@ impl Proxy {
                 }
             });
         });
-        Self { address, behaviour, upstream, cut }
+        Self { address, behaviour, upstream, cut, flipped }
     }
 
     /// From now on it does this, also with connections that are open.
@@ -111,6 +115,12 @@ impl Proxy {
         self.upstream.send(upstream).expect("it runs");
     }
 
+    /// Whether it has changed a byte.
+    #[must_use]
+    pub fn has_flipped(&self) -> bool {
+        self.flipped.load(Ordering::SeqCst) > 0
+    }
+
     /// How many connections it has cut.
     #[must_use]
     pub fn cut(&self) -> u64 {
@@ -122,7 +132,7 @@ async fn pass(
     mut client: TcpStream,
     mut server: impl AsyncRead + AsyncWrite + Unpin,
     mut told: watch::Receiver<Behaviour>,
-    cut: &AtomicU64,
+    (cut, flipped): (&AtomicU64, &AtomicU64),
 ) {
     let (mut sent, mut received) = (0_u64, 0_u64);
     let (mut up, mut down) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
@@ -167,6 +177,11 @@ async fn pass(
             count = server.read(&mut down) => match count {
                 Ok(count) if count > 0 => {
                     received += count as u64;
+                    if matches!(behaviour, Behaviour::FlipOnceAfterReceiving(bytes) if received > bytes)
+                        && flipped.fetch_add(1, Ordering::SeqCst) == 0
+                    {
+                        down[count - 1] ^= 1;
+                    }
                     if client.write_all(&down[..count]).await.is_err() { return }
                 }
                 _ => return,

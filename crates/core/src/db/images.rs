@@ -74,6 +74,7 @@ statements! {
     COUNT_BLOBS = "SELECT COUNT(*) FROM versions";
     BLOBS_TO_COPY = "SELECT blob_key, size_bytes, digest, content_type, format FROM versions WHERE blob_key > $1 \
         ORDER BY blob_key LIMIT $2";
+    BLOB_TO_COPY = "SELECT blob_key, size_bytes, digest, content_type, format FROM versions WHERE blob_key = $1";
 }
 
 columns! {
@@ -315,14 +316,23 @@ pub(crate) struct BlobToCopy {
 
 /// A page of all blobs that rows point at, in key order, with all that a store is told of them.
 pub(crate) async fn blobs_to_copy(database: &Database, after: &str, count: u32) -> Result<Vec<BlobToCopy>, Error> {
-    type Row = (String, i64, String, String, Option<String>);
-    let rows: Vec<Row> = query(BLOBS_TO_COPY).bind(after).bind(i64::from(count)).fetch_all(database).await?;
-    let blob = |(key, size, digest, content_type, format): Row| {
+    let rows: Vec<CopyRow> = query(BLOBS_TO_COPY).bind(after).bind(i64::from(count)).fetch_all(database).await?;
+    rows.into_iter().map(to_copy).collect()
+}
+
+/// The blob of this key, if a row points at it.
+pub(crate) async fn blob_to_copy(database: &Database, key: &str) -> Result<Option<BlobToCopy>, Error> {
+    query(BLOB_TO_COPY).bind(key).fetch_optional::<CopyRow>(database).await?.map(to_copy).transpose()
+}
+
+type CopyRow = (String, i64, String, String, Option<String>);
+
+fn to_copy((key, size, digest, content_type, format): CopyRow) -> Result<BlobToCopy, Error> {
+    let blob = || {
         let (size_bytes, digest) = (u64::try_from(size).ok()?, Digest::from_hex(&digest)?);
         Some(BlobToCopy { key: BlobKey::from_stored(key), size_bytes, digest, content_type, inspected: format.is_some() })
     };
-    let broken = || Error::Internal { detail: "the row of a version makes no sense".into() };
-    rows.into_iter().map(|row| blob(row).ok_or_else(broken)).collect()
+    blob().ok_or_else(|| Error::Internal { detail: "the row of a version makes no sense".into() })
 }
 
 /// How many blobs rows point at.

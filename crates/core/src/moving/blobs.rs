@@ -9,8 +9,12 @@ use super::{Move, Progress, Stage};
 use crate::copy::{self, BLOBS_AT_ONCE, Copied, Known, PAGE};
 use crate::db::copying::{self, Snapshot, Table};
 use crate::db::query::Value;
-use crate::model::BlobKey;
-use crate::{Error, db};
+use crate::model::{BlobKey, Timestamp};
+use crate::storage::Storage;
+use crate::{Error, db, identity};
+
+/// Damaged blobs that are named. With more of them the store is not the right one.
+const DAMAGED_MAX: u32 = 10_000;
 
 impl Move {
     /// The blobs that the target's rows point at, in the order of their keys.
@@ -30,14 +34,21 @@ impl Move {
         let copying = blobs.into_iter().map(|blob| {
             let (from, to, plan) = (Arc::clone(&self.from), Arc::clone(&self.to), &self.plan);
             async move {
-                let copied = copy::blob(&from, &to, &plan.spool_folder, &blob, Known::ByDigest).await?;
+                let copied = if plan.from_storage.is_same(&plan.to_storage) {
+                    copy::in_place(&to, &blob).await?
+                } else {
+                    copy::blob(&from, &to, &plan.spool_folder, &blob, Known::ByDigest).await?
+                };
                 Ok::<_, Error>((blob, copied))
             }
         });
         let mut copied = futures_util::stream::iter(copying).buffer_unordered(BLOBS_AT_ONCE);
-        let (mut done, mut bytes) = (self.summary.blobs, self.summary.bytes);
+        let (mut done, mut bytes, mut damaged) = (self.summary.blobs, self.summary.bytes, Vec::new());
         while let Some((blob, copied)) = copied.try_next().await? {
-            judge(&self.source, &blob, copied).await?;
+            if let Some(damage) = damage(&self.source, &self.from, &blob, &copied).await? {
+                damaged.push((blob.key.as_str().to_owned(), damage));
+                continue;
+            }
             done += 1;
             bytes += blob.size_bytes;
             (self.report)(Progress::Blobs { done, bytes, of: self.blobs_in_all.max(done) });
@@ -45,7 +56,61 @@ impl Move {
         }
         drop(copied);
         (self.summary.blobs, self.summary.bytes) = (done, bytes);
+        self.note_damaged(damaged).await
+    }
+
+    /// The target knows them from the start, as if it had found them itself.
+    async fn note_damaged(&self, damaged: Vec<(String, &'static str)>) -> Result<(), Error> {
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        self.write_target(move |connection| {
+            Box::pin(async move {
+                for (key, damage) in &damaged {
+                    db::scrub::insert_damaged(connection, key, damage, now).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Tries again what was found damaged so far, also by earlier runs.
+    pub(super) async fn retry_damaged(&mut self) -> Result<(), Error> {
+        for damaged in db::scrub::damaged(&self.target, DAMAGED_MAX).await? {
+            let key = damaged.key.clone();
+            // Noted again if it is damaged still.
+            self.write_target(move |connection| Box::pin(async move { db::scrub::delete_damaged(connection, &key).await }))
+                .await?;
+            if let Some(blob) = db::images::blob_to_copy(&self.target, &damaged.key).await? {
+                self.copy_blobs(vec![blob]).await?;
+            }
+        }
         Ok(())
+    }
+
+    /// What is damaged ends the move, unless that is wanted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names all of them.
+    pub(super) async fn refuse_damaged(&mut self) -> Result<(), Error> {
+        self.summary.damaged = db::scrub::damaged(&self.target, DAMAGED_MAX).await?;
+        let count = self.summary.damaged.len();
+        if count >= DAMAGED_MAX as usize {
+            return Err(Error::invalid(format!(
+                "{count} blobs and more are gone or damaged in the source: is its store the right one?"
+            )));
+        }
+        if count == 0 || self.plan.without_damaged {
+            return Ok(());
+        }
+        let list: Vec<_> = self.summary.damaged.iter().map(|damaged| format!("{}: {}", damaged.key, damaged.damage)).collect();
+        Err(Error::invalid(format!(
+            "{count} blobs are gone or damaged in the source; all others are copied:\n{}\nPut good copies of these into the source's store, from a \
+             backup, and give the same command again; or add --without-damaged, which moves their rows without their bytes",
+            list.join("\n")
+        )))
     }
 
     /// The bytes of those versions that the target doesn't have: of the others it has the bytes too.
@@ -80,14 +145,26 @@ fn blob_of(table: &Table, row: &[Value<'static>]) -> Option<db::images::BlobToCo
     })
 }
 
-/// What is gone on purpose is stepped over: a ticket that has expired, a version past its undo. The change that removed its row is noted, and
-/// removes the target's.
-async fn judge(source: &db::Database, blob: &db::images::BlobToCopy, copied: Copied) -> Result<(), Error> {
-    let reason = match copied {
-        Copied::New | Copied::There => return Ok(()),
-        Copied::Gone if copy::is_gone_on_purpose(source, blob).await? => return Ok(()),
-        Copied::Gone => "it is gone".to_owned(),
-        Copied::Damaged(reason) => reason,
+/// How a blob is damaged; none when it isn't. What is gone on purpose is stepped over: a ticket that has expired, a version past its undo. The
+/// change that removed its row is noted, and removes the target's.
+///
+/// # Errors
+/// When the store can't give back its identity either: then that says nothing of the blob.
+async fn damage(
+    source: &db::Database,
+    from: &Storage,
+    blob: &db::images::BlobToCopy,
+    copied: &Copied,
+) -> Result<Option<&'static str>, Error> {
+    let damage = match copied {
+        Copied::New | Copied::There => return Ok(None),
+        Copied::Gone if copy::is_gone_on_purpose(source, blob).await? => return Ok(None),
+        Copied::Gone => "gone",
+        Copied::Damaged(reason) => {
+            tracing::warn!(key = blob.key.as_str(), reason, "a blob of the source is damaged");
+            "changed"
+        }
     };
-    Err(Error::Internal { detail: format!("{} is not what it was in the source: {reason}", blob.key.as_str()) })
+    identity::verify(source, from).await?;
+    Ok(Some(damage))
 }

@@ -15,6 +15,7 @@ mod changes;
 mod compare;
 
 pub use self::cancel::{Abandoned, cancel};
+pub use crate::db::scrub::Damaged;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +63,8 @@ pub struct Plan {
     pub spool_folder: std::path::PathBuf,
     /// Bytes of blobs that are copied in a second at most; 0 for as many as go.
     pub bytes_per_second_max: u64,
+    /// Moves although blobs are gone or damaged in the source: their rows are moved, their bytes are not.
+    pub without_damaged: bool,
 }
 
 /// What is going on.
@@ -99,6 +102,8 @@ pub struct Summary {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Blobs that are gone or damaged in the source, and not in the target.
+    pub damaged: Vec<Damaged>,
     /// Nodes that were asked to hold back writes and to go on with the target.
     pub nodes: usize,
     /// Of these, how many said that they have.
@@ -161,9 +166,9 @@ impl Move {
         let reserve = storage::Reserve { bytes_min: 0, inodes_min: 0 };
         let open = |place| Storage::open(place, plan.spool_folder.clone(), Arc::clone(&halt), reserve).map(Arc::new);
         let (from, to) = (open(&plan.from_storage)?, open(&plan.to_storage)?);
-        let id = state(&source, &target).await?.id;
+        let (id, is_new) = state(&source, &target).await.map(|state| (state.id, state.position.is_none()))?;
         identity::settle(&source, &from).await?;
-        identity::settle_target(&source, &target, &to, plan.from_storage.is_same(&plan.to_storage)).await?;
+        identity::settle_target(&source, &target, &to, plan.from_storage.is_same(&plan.to_storage), is_new).await?;
         to.probe().await?;
         // The target first: without the source's row nothing has begun.
         let (target_claim, there) = Claim::take(&target, Side::Target, &id).await?;
@@ -214,6 +219,8 @@ impl Move {
         }
         self.let_writes_through().await?;
         self.blobs().await?;
+        self.retry_damaged().await?;
+        self.refuse_damaged().await?;
         if is_new {
             // As long as changes could be noted.
             self.pace.took = begun.elapsed();
@@ -259,6 +266,7 @@ impl Move {
         while self.round(i64::MAX).await? > 0 {
             in_time()?;
         }
+        self.refuse_damaged().await?;
         self.compare_rest().await?;
         if self.plan.from_storage.is_same(&self.plan.to_storage) {
             identity::take_over_mark(&self.target, &self.to).await?;

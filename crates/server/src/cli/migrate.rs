@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use imagewell_core::Error;
-use imagewell_core::moving::{self, Abandoned, Move, Plan, Progress};
+use imagewell_core::moving::{self, Abandoned, Damaged, Move, Plan, Progress};
 
 use super::progress::{ProgressLine, megabytes};
 use super::{Outcome, explained};
@@ -26,11 +26,14 @@ pub(super) struct Migrate {
     /// Bytes of images copied in a second at most, so that the service keeps its disk and network; 0 for as many as go
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     bytes_per_second_max: u64,
+    /// Move although blobs are gone or damaged in the old store: their rows move, their bytes don't, and the end lists them
+    #[arg(long)]
+    without_damaged: bool,
     /// Copy, but don't cut over: the same command without this goes on from there
     #[arg(long)]
     copy_only: bool,
     /// Forget a move that was begun; the service goes on as it is
-    #[arg(long, conflicts_with_all = ["to_storage", "copy_only"])]
+    #[arg(long, conflicts_with_all = ["to_storage", "copy_only", "without_damaged"])]
     cancel: bool,
     /// With --cancel, where the new database is lost: don't ask it whether it is in use. It must never have been, and never be
     #[arg(long, requires = "cancel", conflicts_with = "to_database")]
@@ -50,6 +53,7 @@ pub(super) async fn run(settings: Settings, migrate: Migrate) -> Outcome {
         to_storage: storage_place(&target),
         spool_folder: settings.service.data_dir.join("spool"),
         bytes_per_second_max: migrate.bytes_per_second_max,
+        without_damaged: migrate.without_damaged,
     };
     let begun = Instant::now();
     let mut under_way = Move::open(plan, reporter()).await.map_err(explained)?;
@@ -67,7 +71,7 @@ pub(super) async fn run(settings: Settings, migrate: Migrate) -> Outcome {
         println!("{rows:>12} {table}");
     }
     println!("{:>12} blobs, {} bytes, copied and read back by this run", summary.blobs, summary.bytes);
-    println!("Moved in {:.0?}: every row the same on both sides, every digest right.", begun.elapsed());
+    println!("Moved in {:.0?}: {}.", begun.elapsed(), compared(&summary.damaged));
     match (summary.nodes, summary.followed) {
         (0, _) => println!("No service was running on the old data."),
         (nodes, followed) if followed == nodes => println!("{nodes} services were running, and have gone on with the new data."),
@@ -78,6 +82,20 @@ pub(super) async fn run(settings: Settings, migrate: Migrate) -> Outcome {
     }
     println!("Set database_url and storage_url before the next start; {} has them.", moved::file(&data_dir).display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What holds of everything that has moved.
+fn compared(damaged: &[Damaged]) -> String {
+    if damaged.is_empty() {
+        return "every row the same on both sides, every digest right".to_owned();
+    }
+    let list: Vec<_> = damaged.iter().map(|damaged| format!("\n{}: {}", damaged.key, damaged.damage)).collect();
+    format!(
+        "every row the same on both sides, every digest right but for {} blobs that are gone or damaged in the old store and not in the new one; keep \
+         the old one until good copies of these are in the new one under the same keys:{}\nEnd of the list",
+        damaged.len(),
+        list.concat()
+    )
 }
 
 /// The service could not read what another user's process leaves in its folder: the new settings, and files of an SQLite database.

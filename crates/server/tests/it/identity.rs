@@ -314,6 +314,34 @@ async fn a_move_takes_no_store_with_anything_that_the_source_lacks() {
     assert!(text(&checked).contains("the store belongs to this database"), "{}", text(&checked));
 }
 
+/// A store that bears the target's own identity, from a move that was given up, may have been used by others since.
+#[tokio::test]
+async fn a_move_takes_no_store_of_its_target_that_holds_more_than_the_source() {
+    let (folder, data) = accounts_on_disk();
+    let there = folder.path().join("there");
+    let store = there.join("blobs");
+    let database = format!("sqlite://{}", there.join("imagewell.db").display());
+    let to = ["migrate", "--to-database", &database, "--to-storage", &format!("file://{}", store.display())];
+    assert!(run(&data, &[&to[..], &["--copy-only"]].concat()).status.success());
+    assert!(run(&data, &["migrate", "--cancel"]).status.success());
+    let file = sqlx::sqlite::SqliteConnectOptions::new().filename(there.join("imagewell.db")).foreign_keys(false);
+    let pool = sqlx::SqlitePool::connect_with(file).await.expect("database");
+    for table in ["orgs", "roles", "role_actions", "accounts", "account_roles"] {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&pool).await.expect("empties");
+    }
+    pool.close().await;
+    let blob = store.join("rewards/1/0d5a2b1c-5f6e-4a3b-8c9d-0123456789ab.png");
+    std::fs::create_dir_all(blob.parent().expect("parent")).expect("makes");
+    std::fs::write(&blob, b"blob").expect("writes");
+    let refused = run(&data, &to);
+    assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(text(&refused).contains("which the source does not have"), "{}", text(&refused));
+    assert!(blob.exists());
+    std::fs::remove_file(&blob).expect("removes");
+    let moved = run(&data, &to);
+    assert!(moved.status.success(), "{}", text(&moved));
+}
+
 /// The store stays, and so does its identity, with the marks of the source's sweeps.
 #[tokio::test]
 async fn a_move_to_another_database_takes_the_store_with_it() {

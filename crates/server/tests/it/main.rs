@@ -10,6 +10,7 @@ mod certificates;
 mod cli;
 mod clock;
 mod connections;
+mod damage;
 mod delivery;
 mod docs;
 mod doctor;

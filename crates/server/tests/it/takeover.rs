@@ -13,7 +13,7 @@ use crate::moving::{migrate, migration, slowly_to};
 use crate::process::{Held, Process, accounts_on_disk, provision, run, share, stay_on_disk, text};
 
 /// One statement on the SQLite file of a data folder, and the text that it returns.
-async fn ask(data: &Path, sql: &'static str) -> Option<String> {
+pub async fn ask(data: &Path, sql: &'static str) -> Option<String> {
     let file = SqliteConnectOptions::new().filename(data.join("imagewell.db"));
     let pool = SqlitePool::connect_with(file.busy_timeout(Duration::from_secs(10))).await.expect("database");
     let row: Option<(String,)> = sqlx::query_as(sql).fetch_optional(&pool).await.expect("answers");
