@@ -86,6 +86,8 @@ async fn damage_is_an_alarm_and_known_until_it_is_mended() {
     assert!(ready.contains("2 stored blobs are damaged"), "{ready}");
     assert!(process.terminate().success());
     let process = serve(&data, &[("INTERVAL_SECONDS", "1")]);
+    // Else it is 0 before it is known.
+    until_metric(&process, "imagewell_damaged_blobs ", 2.0).await;
 
     std::fs::write(&blobs[1], whole).expect("writes");
     std::fs::write(&blobs[2], lost).expect("writes");
