@@ -188,7 +188,7 @@ impl Prover {
             known: account.is_some_and(|account| self.known.range(account, *address)),
         };
         match (self.passwords.verify(secret, hash, asker).await, judged) {
-            // Whoever knows the secret is not guessing: a till that was disabled goes on asking, and is told the same each time.
+            // A right secret is not a guess: a disabled till that goes on asking gets the same answer each time.
             (Ok(true), Some(account)) if fits && account.disabled => {
                 attempt.give_back();
                 Err(Refused::Wrong)

@@ -49,7 +49,7 @@ impl Hearing {
     /// Takes note of a word, if it is this node's own.
     fn hear(&self, word: &str) -> bool {
         let Some(milliseconds) = word.strip_prefix(&self.myself).and_then(|number| number.parse().ok()) else { return false };
-        // Whoever makes words up can't make this node sharp for longer than it is.
+        // A made-up time in the future must not make this node trust its memory for longer.
         let said = self.begun.checked_add(Duration::from_millis(milliseconds)).filter(|said| *said <= Instant::now());
         if said.is_some() {
             self.set(said);

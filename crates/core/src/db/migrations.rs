@@ -153,7 +153,7 @@ where
             let applied: Vec<i64> = applied.into_iter().map(|(number,)| number).collect();
             let state = SchemaState::of(&applied);
             let SchemaState::Newer(number) = state else { return Ok(state) };
-            // Where there is no such table, nobody says so.
+            // A schema without this table allows no older program.
             let since: Result<Vec<(i64,)>, _> = sqlx::query_as(COMPATIBLE_SINCE).persistent(false).fetch_all(connection).await;
             Ok(state.if_compatible(number, &applied, since.unwrap_or_default().first().map(|(since,)| *since)))
         }

@@ -105,7 +105,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Takes one side over from whoever had it, and returns what is noted there. A move that isn't noted yet is begun.
+    /// Takes one side over from the process that had it, and returns its state there. A move without a state is begun.
     ///
     /// # Errors
     /// [`Error::Invalid`] when another move is noted there.
