@@ -49,6 +49,23 @@ pub(crate) fn note_panic(part: &'static str) {
     metrics::counter!("imagewell_background_panics_total", "part" => part).increment(1);
 }
 
+/// Counts a panic when it is dropped by one.
+struct PanicWatch(&'static str);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            note_panic(self.0);
+        }
+    }
+}
+
+/// Runs work that nobody waits for and that is started again by itself, as a sweep is. A panic of it is logged and counted.
+async fn noticed(part: &'static str, work: impl Future<Output = ()>) {
+    let _watch = PanicWatch(part);
+    work.await;
+}
+
 /// Runs a background part in a task of its own and starts it again when it panics: without it rights would never be read
 /// again, or nothing would ever be removed, while the service answers as if all were well.
 async fn supervise<F>(part: &'static str, start: impl Fn() -> F)
@@ -190,11 +207,11 @@ impl App {
                 let again = if self.database.is_shared() { interval.min(SWEEP_ASKED_FOR_EVERY) } else { interval };
                 next_sweep = tokio::time::Instant::now() + again;
                 let app = Arc::clone(&self);
-                tokio::spawn(async move {
+                tokio::spawn(noticed("sweep", async move {
                     if let Err(error) = sweep::run_if_due(&app).await {
                         tracing::warn!(%error, "sweeping failed; it is tried again later");
                     }
-                });
+                }));
             }
         }
     }
@@ -202,12 +219,62 @@ impl App {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 
     use super::*;
 
+    /// Counts panics by part, and nothing else.
+    #[derive(Default)]
+    struct Panics(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+    impl Panics {
+        fn of(&self, part: &str) -> u64 {
+            self.0.lock().expect("lock").get(part).map_or(0, |count| count.load(Ordering::SeqCst))
+        }
+    }
+
+    impl metrics::Recorder for Panics {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            assert_eq!(key.name(), "imagewell_background_panics_total");
+            let part = key.labels().next().expect("a label").value().to_owned();
+            Counter::from_arc(Arc::clone(self.0.lock().expect("lock").entry(part).or_default()))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
     #[tokio::test]
-    async fn a_part_that_panics_is_started_again() {
+    async fn a_panic_of_work_that_nobody_waits_for_is_counted_once() {
+        let panics = Panics::default();
+        let _recording = metrics::set_default_local_recorder(&panics);
+        let _ = tokio::spawn(noticed("good", async {})).await;
+        let ended = tokio::spawn(noticed("sweep", async { panic!("as a fault in a sweep would") })).await;
+        assert!(ended.expect_err("ends").is_panic());
+        let hung = tokio::spawn(noticed("aborted", std::future::pending()));
+        tokio::task::yield_now().await;
+        hung.abort();
+        assert!(hung.await.expect_err("ends").is_cancelled());
+        assert_eq!((panics.of("good"), panics.of("sweep"), panics.of("aborted")), (0, 1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_started_again_and_counted() {
+        let panics = Panics::default();
+        let _recording = metrics::set_default_local_recorder(&panics);
         let starts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&starts);
         supervise("test", move || {
@@ -215,7 +282,7 @@ mod tests {
             async move { assert!(start >= 1, "as a fault in a background part would") }
         })
         .await;
-        assert_eq!(starts.load(Ordering::SeqCst), 2);
+        assert_eq!((starts.load(Ordering::SeqCst), panics.of("test")), (2, 1));
     }
 
     #[tokio::test]

@@ -169,7 +169,7 @@ pub struct Summary {
     pub versions: u64,
     /// Ended sessions.
     pub sessions: u64,
-    /// Bytes of images, versions, orphans and leftovers.
+    /// Bytes of all that goes: images, versions, orphans, the trash, renderings and leftovers.
     pub bytes: u64,
     /// What the store refused to move or remove.
     pub failed: u64,

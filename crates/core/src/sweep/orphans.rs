@@ -81,7 +81,8 @@ pub(super) async fn put_in_trash(
             }
         }
         summary.orphans += 1;
-        summary.bytes += size_bytes;
+        // A sweep that was stopped moves none of them.
+        summary.bytes += if summary.stopped { 0 } else { size_bytes };
         report(&Finding::Orphan { key, size_bytes, modified });
     }
     Ok(())

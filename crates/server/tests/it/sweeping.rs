@@ -111,10 +111,12 @@ async fn a_database_that_has_no_row_for_any_blob_removes_none_until_that_is_conf
     let before = app.stored().await;
     let (stopped, _) = findings(&app, Mode::Remove).await;
     assert!(stopped.stopped && stopped.orphans == 40, "{stopped:?}");
+    assert_eq!(stopped.bytes, 0, "none of them is moved");
     assert_eq!(app.stored().await, before, "nothing is removed");
     assert!(!findings(&app, Mode::DryRun).await.0.stopped);
     let (confirmed, _) = findings(&app, Mode::RemoveConfirmed).await;
     assert!(!confirmed.stopped && confirmed.orphans == 40, "{confirmed:?}");
+    assert_eq!(confirmed.bytes, 40 * "another one's".len() as u64);
     assert_eq!(app.stored().await.files.len(), before.files.len() - 40);
 }
 
