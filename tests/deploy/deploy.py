@@ -340,6 +340,14 @@ class Unit(unittest.TestCase):
             ours = [line for line in verified.stderr.splitlines() if "imagewell" in line]
             self.assertEqual((verified.returncode, ours), (0, []), verified.stderr)
 
+    def test_the_nightly_backup_fails_where_its_disk_is_not_mounted(self):
+        lines = shipped("imagewell-backup.service").splitlines()
+        folder = next(line.split("imagewell backup ")[1].split()[0] for line in lines if line.startswith("ExecStart="))
+        # With a dynamic user, the folder of the state is a link to there.
+        disk = folder.replace("/var/lib/", "/var/lib/private/")
+        self.assertIn("AssertPathIsMountPoint=" + disk, lines)
+        self.assertIn("RequiresMountsFor=" + disk, lines)
+
     def test_it_ends_without_breaking_off_and_comes_back(self):
         unit = self.directives()
         for name, value in (("KillMode", "mixed"), ("Restart", "always"), ("StartLimitIntervalSec", "0"), ("UMask", "0077"),

@@ -66,6 +66,7 @@ pub(crate) async fn blob(
     if there {
         return Ok(Copied::There);
     }
+    to.check_space(*size_bytes)?;
     let mut spool = Spool::new(spool_folder, MEMORY_BYTES_MAX, u64::MAX);
     match read(from, blob, &mut spool).await? {
         Read::All => {}
@@ -135,7 +136,8 @@ fn found(outcome: Result<(), Error>) -> Result<Read, Error> {
     }
 }
 
-/// All rows of these tables as they were at one moment, as long as the claim to the target, if there is one, is good. `report` is told each table's name and how many rows of it are copied.
+/// All rows of these tables as they were at one moment, as long as the claim to the target, if there is one, is good.
+/// `report` gets what each table's rows are and how many of them are copied.
 ///
 /// # Errors
 /// When the source can't be read, or the target not be written.
@@ -157,13 +159,13 @@ pub(crate) async fn rows(
                 Box::pin(async move { copying::upsert(connection, table, &page).await })
             });
             write.await?;
-            report(table.name, count);
+            report(table.words, count);
         }
     }
     Ok(())
 }
 
-/// Both sides must have as many rows of each table; how many.
+/// Both sides must have as many rows of each table. Returns what they are and how many.
 ///
 /// # Errors
 /// [`Error::Internal`] names the table where they don't.
@@ -179,7 +181,7 @@ pub(crate) async fn count(
             let detail = format!("{} has {here} rows in the source and {there} in the target", table.name);
             return Err(Error::Internal { detail });
         }
-        counts.push((table.name, u64::try_from(here).unwrap_or(0)));
+        counts.push((table.words, u64::try_from(here).unwrap_or(0)));
     }
     Ok(counts)
 }

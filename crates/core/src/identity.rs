@@ -277,6 +277,14 @@ fn refusal(standing: Standing, storage: &Storage) -> Error {
     ))
 }
 
+/// The id that the database shares with its store, made when absent.
+///
+/// # Errors
+/// [`Error::Busy`] when the database can't be reached.
+pub(crate) async fn id_of(database: &Database) -> Result<String, Error> {
+    own(database).await.map(|identity| identity.id)
+}
+
 /// The database's identity, made when absent.
 async fn own(database: &Database) -> Result<Identity, Error> {
     if let Some(identity) = rows::find(database).await? {

@@ -21,6 +21,8 @@ pub struct Manifest {
     pub schema: i64,
     /// What tells its data from another service's.
     pub lineage: String,
+    /// The identity of the store, which tells one copy of the data from another. None in snapshots of versions that did not write it down.
+    pub store: Option<String>,
     /// When the rows were read.
     pub taken: Timestamp,
     /// What the database holds.
@@ -40,8 +42,9 @@ impl Manifest {
         let Holdings { orgs, accounts, images, versions, bytes, newest_upload } = self.holdings;
         let Self { program, schema, lineage, taken, damaged, database_bytes, database_digest, list_digest, .. } = self;
         let newest_us = newest_upload.map_or(0, |time| time.0);
+        let store = self.store.as_ref().map(|id| format!("store = \"{id}\"\n")).unwrap_or_default();
         let mut text = format!(
-            "format = {FORMAT}\nprogram = \"{program}\"\nschema = {schema}\nlineage = \"{lineage}\"\ntaken = \"{}\"\ntaken_us = {}\norgs = {orgs}\n\
+            "format = {FORMAT}\nprogram = \"{program}\"\nschema = {schema}\nlineage = \"{lineage}\"\n{store}taken = \"{}\"\ntaken_us = {}\norgs = {orgs}\n\
              accounts = {accounts}\nimages = {images}\nversions = {versions}\nblob_bytes = {bytes}\nnewest_upload_us = {newest_us}\n\
              damaged = {damaged}\ndatabase_bytes = {database_bytes}\ndatabase_sha256 = \"{database_digest}\"\n\
              blobs_sha256 = \"{list_digest}\"\n",
@@ -72,6 +75,7 @@ impl Manifest {
             program: value("program")?.to_owned(),
             schema: value("schema")?.parse().map_err(|_| damaged())?,
             lineage: value("lineage")?.to_owned(),
+            store: value("store").ok().map(ToOwned::to_owned),
             taken: time("taken_us")?,
             holdings: Holdings {
                 orgs: number("orgs")?,
@@ -110,6 +114,7 @@ mod tests {
             program: "0.1.0".into(),
             schema: 8,
             lineage: "01a1fc2e-b3ff-7513-b584-b6649bfe564a".into(),
+            store: Some("4a3d29f3-2e0d-4e4a-9a35-3a8a0f8f8a10".into()),
             taken: Timestamp(1_700_000_000_000_000),
             holdings,
             damaged: 0,
@@ -126,6 +131,8 @@ mod tests {
             let bent = String::from_utf8(bent).expect("ASCII");
             assert!(Manifest::from_text("a", &bent).is_err(), "byte {at} of:\n{bent}");
         }
+        let older = Manifest { store: None, ..manifest.clone() };
+        assert_eq!(Manifest::from_text("a", &older.to_text()).expect("reads"), older);
         let newer = Manifest { schema: 10_000, ..manifest };
         let refused = Manifest::from_text("a", &newer.to_text()).expect_err("newer").to_string();
         assert!(refused.contains("newer imagewell"), "{refused}");

@@ -8,6 +8,8 @@
 //! in a backup; keys and hashes of passwords are.
 
 mod manifest;
+mod outlook;
+mod ownership;
 mod pruning;
 mod restoring;
 
@@ -17,8 +19,9 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 pub use self::manifest::Manifest;
+pub use self::outlook::Outlook;
 pub use self::pruning::Pruned;
-pub use self::restoring::{Checked, Outlook, RestorePlan, Restored, check, restore};
+pub use self::restoring::{Checked, RestorePlan, Restored, check, restore};
 use crate::copy::{self, BLOBS_AT_ONCE, Copied, Known, Limit, PAGE};
 use crate::db::copying::{Snapshot, TABLES, Table};
 use crate::db::images::BlobToCopy;
@@ -26,6 +29,7 @@ use crate::db::{self, Database, Refusal};
 use crate::halt::Halt;
 use crate::model::{BlobKey, Digest, Timestamp};
 use crate::storage::backup_folder::{self, BackupFolder, SnapshotFolder};
+use crate::storage::known_folders::KnownFolders;
 use crate::storage::{self, Reserve, Storage};
 use crate::{Error, following, identity};
 
@@ -44,6 +48,14 @@ pub struct Plan {
     pub from_storage: storage::Place,
     /// The folder of the backup, made when absent.
     pub folder: PathBuf,
+    /// Takes over the folder of another copy of this data, which this service has replaced.
+    pub take_over: bool,
+    /// Begins a new backup also in a folder that held one before and is empty now.
+    pub anew: bool,
+    /// A file of the data folder that names the folders that hold backups of this service.
+    pub known_folders: PathBuf,
+    /// What a backup leaves free of the disk that it goes to.
+    pub reserve: Reserve,
     /// The version of the program, for the manifest.
     pub program: String,
     /// Snapshots that are kept, the new one included; 0 keeps all.
@@ -57,7 +69,7 @@ pub struct Plan {
 /// What is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many rows of this table are copied.
+    /// What they are, and how many rows of them are copied.
     Rows(&'static str, u64),
     /// So many blobs are copied, or read and compared.
     Blobs {
@@ -106,12 +118,16 @@ pub struct Summary {
 /// What stands in the way. Earlier snapshots are as they were, and the next run copies no blob again.
 pub async fn run(plan: Plan, report: impl Fn(Progress) + Send + Sync) -> Result<Summary, Error> {
     let source = open_source(&plan).await?;
+    let known = KnownFolders::at(&plan.known_folders);
+    ownership::expect_there(&plan, &known)?;
     let folder = BackupFolder::open_to_write(&plan.folder)?;
     let from = open_store(&plan.from_storage, folder.spool())?;
-    refuse_others(&source, &folder).await?;
+    ownership::expect_own_data(&source, &folder).await?;
     identity::settle(&source, &from).await?;
+    let store = ownership::expect_own_copy(&plan, &source, &folder).await?;
+    known.add(&plan.folder)?;
     let unfinished = folder.unfinished()?;
-    let mut making = Making::begin(source, from, &plan, &folder).await?;
+    let mut making = Making::begin(source, from, store, &plan, &folder).await?;
     making.rows(&report).await?;
     making.list().await?;
     making.blobs(&report).await?;
@@ -147,22 +163,13 @@ async fn open_source(plan: &Plan) -> Result<Database, Error> {
     Ok(source)
 }
 
-/// Of two services that back up into one folder, each would remove the other's snapshots.
-async fn refuse_others(source: &Database, folder: &BackupFolder) -> Result<(), Error> {
-    let Some(newest) = folder.snapshots()?.pop() else { return Ok(()) };
-    // A damaged one says nothing.
-    let Ok(manifest) = pruning::manifest_of(&newest) else { return Ok(()) };
-    if manifest.lineage == db::holdings::lineage(source).await? {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "the folder holds backups of another service's data (the newest: {}): name another folder, or correct database_url",
-        newest.name()
-    )))
-}
-
 fn open_store(place: &storage::Place, spool: PathBuf) -> Result<Storage, Error> {
     Storage::open(place, spool, Arc::new(Halt::default()), Reserve { bytes_min: 0, inodes_min: 0 })
+}
+
+/// A store that is there, for reading: no folder is made.
+fn look_at_store(place: &storage::Place, spool: PathBuf) -> Result<Storage, Error> {
+    Storage::look(place, spool, Arc::new(Halt::default()), Reserve { bytes_min: 0, inodes_min: 0 })
 }
 
 /// Tables that are in a backup. Sessions are not: one that was ended since then must not come back.
@@ -174,6 +181,8 @@ fn tables() -> impl Iterator<Item = &'static Table> {
 struct Making {
     source: Database,
     from: Storage,
+    /// The identity of that.
+    store: String,
     to: Storage,
     spool: PathBuf,
     snapshot: SnapshotFolder,
@@ -187,14 +196,15 @@ struct Making {
 }
 
 impl Making {
-    async fn begin(source: Database, from: Storage, plan: &Plan, folder: &BackupFolder) -> Result<Self, Error> {
+    async fn begin(source: Database, from: Storage, store: String, plan: &Plan, folder: &BackupFolder) -> Result<Self, Error> {
         let (taken, spool) = (source.now(), folder.spool());
         let snapshot = folder.begin(taken)?;
         let place = db::Place::File { file: snapshot.database(), readers_max: READERS };
         Ok(Self {
             source,
             from,
-            to: open_store(&folder.blobs(), spool.clone())?,
+            store,
+            to: Storage::open(&folder.blobs(), spool.clone(), Arc::new(Halt::default()), plan.reserve)?,
             spool,
             database: Database::open(&place, Arc::default()).await?,
             snapshot,
@@ -297,6 +307,7 @@ impl Making {
             program,
             schema: db::newest_schema(),
             lineage,
+            store: Some(self.store),
             taken: self.taken,
             holdings,
             damaged: self.damaged.len() as u64,

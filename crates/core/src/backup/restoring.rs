@@ -9,18 +9,18 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::manifest::Manifest;
+use super::outlook::Outlook;
 use super::pruning::manifest_of;
-use super::{Damaged, Progress, READERS, leave_out, open_store, tables};
+use super::{Damaged, Progress, READERS, leave_out, look_at_store, open_store, tables};
 use crate::copy::{self, BLOBS_AT_ONCE, Copied, Known, Limit, PAGE};
 use crate::db::copying::{self, Snapshot};
 use crate::db::images::BlobToCopy;
 use crate::db::moves::{self, MoveState, Side, Stage};
-use crate::db::{self, Database, Holdings, Refusal};
+use crate::db::{self, Database, Refusal};
 use crate::following::RESTORING;
-use crate::model::Timestamp;
-use crate::moving::SEEN_WITHIN;
+use crate::model::{Digest, Timestamp};
 use crate::storage::backup_folder::{BackupFolder, Scratch, SnapshotFolder};
-use crate::storage::{self, Storage, Stored};
+use crate::storage::{self, Storage};
 use crate::verify::{self, Condition};
 use crate::{Error, identity};
 
@@ -45,21 +45,6 @@ pub struct RestorePlan {
     pub bytes_per_second_max: u64,
 }
 
-/// Which snapshot would be restored, and onto what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outlook {
-    /// The snapshot's name.
-    pub snapshot: String,
-    /// What it says of itself.
-    pub manifest: Manifest,
-    /// What the configured database holds; none where there is no database.
-    pub here: Option<Holdings>,
-    /// Blobs of the configured store that the snapshot does not know.
-    pub unknown_blobs: u64,
-    /// Why it can't be restored here.
-    pub refusal: Option<String>,
-}
-
 /// What reading all of a snapshot came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
@@ -80,7 +65,7 @@ pub struct Restored {
     pub snapshot: String,
     /// What it says of itself.
     pub manifest: Manifest,
-    /// Rows of each table.
+    /// What the rows are, and how many, without what was left out.
     pub rows: Vec<(&'static str, u64)>,
     /// Blobs that were copied by this run; others were there already.
     pub copied: u64,
@@ -88,12 +73,13 @@ pub struct Restored {
     pub left_out: Vec<Damaged>,
 }
 
-/// Reads all of a snapshot and changes nothing.
+/// Reads all of a snapshot, and makes and changes nothing here. For a snapshot of an older imagewell, a copy of its database lies in the
+/// system's folder of temporary files meanwhile.
 ///
 /// # Errors
 /// [`Error::Invalid`] when there is no snapshot, or its manifest, database or list is damaged.
 pub async fn check(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync) -> Result<Checked, Error> {
-    let opened = Opened::open(&plan).await?;
+    let opened = Opened::open_to_look(&plan).await?;
     let outlook = opened.outlook(&plan).await?;
     let mut checked = Checked { outlook, blobs: 0, bytes: 0, damaged: Vec::new() };
     let mut limit = Limit::new(plan.bytes_per_second_max);
@@ -131,7 +117,7 @@ pub async fn check(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync) -
 /// [`Error::Invalid`] when the database or the store is in use, and nothing was changed; or when blobs of the backup are damaged, and what
 /// was restored so far serves nobody.
 pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync) -> Result<Restored, Error> {
-    let opened = Opened::open(&plan).await?;
+    let opened = Opened::open_to_restore(&plan).await?;
     let outlook = opened.outlook(&plan).await?;
     if let Some(refusal) = outlook.refusal {
         opened.close().await;
@@ -144,7 +130,7 @@ pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync)
     let mut then = Snapshot::of(&opened.rows).await?;
     copy::rows(&mut then, &target, None, tables(), |table, rows| report(Progress::Rows(table, rows))).await?;
     let mut there = Snapshot::of(&target).await?;
-    let rows = copy::count(&mut then, &mut there, tables()).await?;
+    copy::count(&mut then, &mut there, tables()).await?;
     there.end().await?;
     then.end().await?;
     let (copied, damaged) = opened.copy_blobs(&to, &plan, &report).await?;
@@ -152,6 +138,7 @@ pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync)
         return Err(unfinished(&damaged));
     }
     leave_out(&target, damaged.iter().map(|damaged| damaged.key.clone()).collect()).await?;
+    let rows = counted(&target).await?;
     // Whoever used the store before is refused from now on.
     identity::pair_anew(&target, &to).await?;
     conclude(&target).await?;
@@ -160,6 +147,16 @@ pub async fn restore(plan: RestorePlan, report: impl Fn(Progress) + Send + Sync)
     let manifest = opened.manifest.clone();
     opened.close().await;
     Ok(Restored { snapshot, manifest, rows, copied, left_out: damaged })
+}
+
+/// What the rows of a database are, and how many.
+async fn counted(database: &Database) -> Result<Vec<(&'static str, u64)>, Error> {
+    let (mut rows, mut counts) = (Snapshot::of(database).await?, Vec::new());
+    for table in tables() {
+        counts.push((table.words, u64::try_from(rows.count(table).await?).unwrap_or(0)));
+    }
+    rows.end().await?;
+    Ok(counts)
 }
 
 fn unfinished(damaged: &[Damaged]) -> Error {
@@ -173,175 +170,54 @@ fn unfinished(damaged: &[Damaged]) -> Error {
 }
 
 /// A snapshot whose manifest and database are whole.
-struct Opened {
-    folder: BackupFolder,
-    snapshot: SnapshotFolder,
-    manifest: Manifest,
-    rows: Database,
+pub(super) struct Opened {
+    pub(super) folder: BackupFolder,
+    pub(super) snapshot: SnapshotFolder,
+    pub(super) manifest: Manifest,
+    pub(super) rows: Database,
     blobs: Storage,
     spool: PathBuf,
+    /// A copy of the database, where one was made.
     #[expect(dead_code, reason = "removed when dropped")]
-    scratch: Scratch,
+    scratch: Option<Scratch>,
 }
 
 impl Opened {
-    /// Works on a copy of the database: opening one writes to its folder, and may bring it up to date.
-    async fn open(plan: &RestorePlan) -> Result<Self, Error> {
-        let folder = BackupFolder::open_to_read(&plan.folder)?;
-        let snapshots = folder.snapshots()?;
-        let wanted = |snapshot: &SnapshotFolder| plan.snapshot.as_ref().is_none_or(|name| snapshot.name() == name);
-        let names = || snapshots.iter().map(SnapshotFolder::name).collect::<Vec<_>>().join("\n");
-        let snapshot = snapshots.iter().rfind(|snapshot| wanted(snapshot)).cloned().ok_or_else(|| match &plan.snapshot {
-            Some(name) => Error::invalid(format!("the backup has no snapshot {name}; it has:\n{}", names())),
-            None => Error::invalid("the backup has no snapshot that was finished"),
-        })?;
-        let manifest = manifest_of(&snapshot)?;
-        let damaged = |what: &str| {
-            let other = "; an older snapshot may be whole: choose it with --snapshot";
-            Error::invalid(format!("the snapshot {} is damaged: its {what} is not what was written{other}", snapshot.name()))
-        };
-        if snapshot.digest_of_list().await? != manifest.list_digest {
-            return Err(damaged("blobs.sha256"));
-        }
+    /// Works on a copy of the database, which is as it was written whatever becomes of the backup's disk.
+    async fn open_to_restore(plan: &RestorePlan) -> Result<Self, Error> {
+        let found = Found::choose(plan).await?;
         let scratch = Scratch::in_spool(&plan.spool_folder)?;
-        let copied = snapshot.copy_database(scratch.path()).await?;
-        if copied != (manifest.database_bytes, manifest.database_digest) {
-            return Err(damaged("database.db"));
-        }
-        let place = db::Place::File { file: scratch.path(), readers_max: READERS };
-        let rows = Database::open(&place, Arc::default()).await?;
-        let blobs = open_store(&folder.blobs(), plan.spool_folder.clone())?;
-        Ok(Self { folder, snapshot, manifest, rows, blobs, spool: plan.spool_folder.clone(), scratch })
+        let rows = found.open_copy(&scratch).await?;
+        let blobs = open_store(&found.folder.blobs(), plan.spool_folder.clone())?;
+        Ok(found.opened(plan, rows, blobs, Some(scratch)))
     }
 
-    async fn close(self) {
+    /// Makes nothing in the data folder, nor in the backup. A database of an older program has to be brought up to date before it can be
+    /// read, so that is done to a copy.
+    async fn open_to_look(plan: &RestorePlan) -> Result<Self, Error> {
+        let found = Found::choose(plan).await?;
+        let (rows, scratch) = if found.manifest.schema == db::newest_schema() {
+            found.expect_database(found.snapshot.digest_of_database().await?)?;
+            (Database::look_at_sealed(&found.snapshot.database(), READERS).await?, None)
+        } else {
+            let scratch = Scratch::among_temporary_files()?;
+            (found.open_copy(&scratch).await?, Some(scratch))
+        };
+        let blobs = look_at_store(&found.folder.blobs(), plan.spool_folder.clone())?;
+        Ok(found.opened(plan, rows, blobs, scratch))
+    }
+
+    pub(super) async fn close(self) {
         self.rows.close().await;
     }
 
     /// What the target is marked with until all of it is there.
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         format!("{RESTORING}{} {}", self.snapshot.name(), self.manifest.database_digest)
     }
 
     async fn blob_count(&self) -> Result<u64, Error> {
         db::images::blobs_in_all(&self.rows).await.map(|count| u64::try_from(count).unwrap_or(0))
-    }
-
-    /// Looks at the target without changing it.
-    async fn outlook(&self, plan: &RestorePlan) -> Result<Outlook, Error> {
-        let (here, mut refusal) = self.look_at_database(plan).await?;
-        let (unknown_blobs, newest) = self.look_at_store(plan).await?;
-        if refusal.is_none() && unknown_blobs > 0 && !plan.keep_store {
-            refusal = Some(format!(
-                "the store holds {unknown_blobs} blobs that the snapshot does not know, the newest of {}: the images of another database, or \
-                 later ones of this. Name an empty store in storage_url; or keep them with --keep-store, without rows, until a sweep \
-                 removes them",
-                newest.to_seconds()
-            ));
-        }
-        if refusal.is_none() && !plan.keep_store && self.belongs_to_another(plan).await? {
-            refusal = Some(
-                "the store belongs to a database. Where that one is lost, take its store over with --keep-store; else it is in use: name an \
-                 empty store in storage_url"
-                    .into(),
-            );
-        }
-        let (snapshot, manifest) = (self.snapshot.name().to_owned(), self.manifest.clone());
-        Ok(Outlook { snapshot, manifest, here, unknown_blobs, refusal })
-    }
-
-    async fn look_at_database(&self, plan: &RestorePlan) -> Result<(Option<Holdings>, Option<String>), Error> {
-        let Some((database, schema)) = Database::open_as_it_is(&plan.to_database, Arc::default()).await? else {
-            return Ok((None, None));
-        };
-        if schema != db::newest_schema() {
-            let refusal =
-                format!("the database is of another version of imagewell (schema {schema}): name an empty one in database_url");
-            return Ok((None, Some(refusal)));
-        }
-        let here = db::holdings::count(&database).await?;
-        let mark = moves::find(&database, Side::Target).await?.map(|mark| mark.id);
-        let nodes = moves::nodes(&database, database.now().minus(SEEN_WITHIN)).await?.len();
-        database.close().await;
-        let refusal = if mark.as_deref() == Some(self.id().as_str()) {
-            None
-        } else if let Some(mark) = mark {
-            let other = mark.strip_prefix(RESTORING).and_then(|rest| rest.split(' ').next());
-            Some(match other {
-                Some(other) => {
-                    format!("the restore of {other} was cut off here: go on with --snapshot {other}, or name an empty database")
-                }
-                None => {
-                    "data is being moved to this database by `imagewell migrate`: name an empty one in database_url".to_owned()
-                }
-            })
-        } else if here.orgs > 0 || here.images > 0 {
-            Some(self.what_would_be_lost(here))
-        } else if nodes > 0 {
-            Some(format!("{nodes} nodes serve from this database: stop them first"))
-        } else {
-            None
-        };
-        Ok((Some(here), refusal))
-    }
-
-    fn what_would_be_lost(&self, here: Holdings) -> String {
-        let then = self.manifest.holdings;
-        let newest = |holdings: Holdings| holdings.newest_upload.map_or("none".to_owned(), Timestamp::to_seconds);
-        format!(
-            "the database is in use, and nothing of it is overwritten.\n\
-             It holds      {} orgs, {} accounts, {} images, {} versions; newest upload {}\n\
-             The snapshot  {} orgs, {} accounts, {} images, {} versions; newest upload {}\n\
-             Stop the service, and name an empty database and store in database_url and storage_url, or move these away first",
-            here.orgs,
-            here.accounts,
-            here.images,
-            here.versions,
-            newest(here),
-            then.orgs,
-            then.accounts,
-            then.images,
-            then.versions,
-            newest(then)
-        )
-    }
-
-    /// Whether the store bears the identity of another database than the one that is configured.
-    async fn belongs_to_another(&self, plan: &RestorePlan) -> Result<bool, Error> {
-        if matches!(&plan.to_storage, storage::Place::Folder(store) if !store.exists()) {
-            return Ok(false);
-        }
-        let Some(borne) = open_store(&plan.to_storage, plan.spool_folder.clone())?.identity().await? else {
-            return Ok(false);
-        };
-        let Some((database, _)) = Database::open_as_it_is(&plan.to_database, Arc::default()).await? else {
-            return Ok(true);
-        };
-        let own = db::identity::find(&database).await?;
-        database.close().await;
-        Ok(own.is_none_or(|own| own.id != borne.id))
-    }
-
-    /// How many blobs the store has that the snapshot doesn't, and when the newest of them came.
-    async fn look_at_store(&self, plan: &RestorePlan) -> Result<(u64, Timestamp), Error> {
-        if let storage::Place::Folder(store) = &plan.to_storage {
-            if !store.exists() {
-                return Ok((0, Timestamp(0)));
-            }
-            if self.folder.holds(store) {
-                return Err(Error::invalid("storage_url points into the backup: name another folder for the store"));
-            }
-        }
-        let store = open_store(&plan.to_storage, plan.spool_folder.clone())?;
-        let (mut unknown, mut newest, mut listed) = (0, Timestamp(0), store.list());
-        while let Some(stored) = listed.next().await {
-            let Stored::Blob(stored) = stored? else { continue };
-            if !db::images::blob_is_used(&self.rows, &stored.key).await? {
-                unknown += 1;
-                newest = newest.max(stored.modified);
-            }
-        }
-        Ok((unknown, newest))
     }
 
     /// Copies all blobs that the store doesn't have. How many those were, and what the backup can't give back.
@@ -380,6 +256,56 @@ impl Opened {
                 damaged.push(Damaged { key: blob.key, reason });
             }
         }
+    }
+}
+
+/// A snapshot whose manifest and list are whole.
+struct Found {
+    folder: BackupFolder,
+    snapshot: SnapshotFolder,
+    manifest: Manifest,
+}
+
+impl Found {
+    async fn choose(plan: &RestorePlan) -> Result<Self, Error> {
+        let folder = BackupFolder::open_to_read(&plan.folder)?;
+        let snapshots = folder.snapshots()?;
+        let wanted = |snapshot: &SnapshotFolder| plan.snapshot.as_ref().is_none_or(|name| snapshot.name() == name);
+        let names = || snapshots.iter().map(SnapshotFolder::name).collect::<Vec<_>>().join("\n");
+        let snapshot = snapshots.iter().rfind(|snapshot| wanted(snapshot)).cloned().ok_or_else(|| match &plan.snapshot {
+            Some(name) => Error::invalid(format!("the backup has no snapshot {name}; it has:\n{}", names())),
+            None => Error::invalid("the backup has no snapshot that was finished"),
+        })?;
+        let manifest = manifest_of(&snapshot)?;
+        let found = Self { folder, snapshot, manifest };
+        if found.snapshot.digest_of_list().await? != found.manifest.list_digest {
+            return Err(found.damaged("blobs.sha256"));
+        }
+        Ok(found)
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        let other = "; an older snapshot may be whole: choose it with --snapshot";
+        Error::invalid(format!("the snapshot {} is damaged: its {what} is not what was written{other}", self.snapshot.name()))
+    }
+
+    fn expect_database(&self, read: (u64, Digest)) -> Result<(), Error> {
+        if read == (self.manifest.database_bytes, self.manifest.database_digest) {
+            return Ok(());
+        }
+        Err(self.damaged("database.db"))
+    }
+
+    /// Opens a copy of the database, and brings it up to date.
+    async fn open_copy(&self, scratch: &Scratch) -> Result<Database, Error> {
+        self.expect_database(self.snapshot.copy_database(scratch.path()).await?)?;
+        let place = db::Place::File { file: scratch.path(), readers_max: READERS };
+        Database::open(&place, Arc::default()).await
+    }
+
+    fn opened(self, plan: &RestorePlan, rows: Database, blobs: Storage, scratch: Option<Scratch>) -> Opened {
+        let Self { folder, snapshot, manifest } = self;
+        Opened { folder, snapshot, manifest, rows, blobs, spool: plan.spool_folder.clone(), scratch }
     }
 }
 

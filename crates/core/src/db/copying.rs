@@ -29,6 +29,8 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
+    /// What its rows are, for operators.
+    pub(crate) words: &'static str,
     pub(super) keys: usize,
     columns: &'static [(&'static str, Kind)],
 }
@@ -39,13 +41,20 @@ use Kind::{Boolean, Integer, Text};
 pub(crate) const TABLES: &[Table] = &[
     Table {
         name: "orgs",
+        words: "orgs",
         keys: 1,
         columns: &[("id", Integer), ("name", Text), ("accepts_svg", Boolean), ("generation", Integer)],
     },
-    Table { name: "roles", keys: 2, columns: &[("org_id", Integer), ("name", Text)] },
-    Table { name: "role_actions", keys: 3, columns: &[("org_id", Integer), ("role", Text), ("action", Text)] },
+    Table { name: "roles", words: "roles", keys: 2, columns: &[("org_id", Integer), ("name", Text)] },
+    Table {
+        name: "role_actions",
+        words: "rights of roles",
+        keys: 3,
+        columns: &[("org_id", Integer), ("role", Text), ("action", Text)],
+    },
     Table {
         name: "accounts",
+        words: "accounts",
         keys: 1,
         columns: &[
             ("id", Text),
@@ -60,9 +69,15 @@ pub(crate) const TABLES: &[Table] = &[
             ("created_us", Integer),
         ],
     },
-    Table { name: "account_roles", keys: 2, columns: &[("account_id", Text), ("role", Text), ("org_id", Integer)] },
+    Table {
+        name: "account_roles",
+        words: "roles of accounts",
+        keys: 2,
+        columns: &[("account_id", Text), ("role", Text), ("org_id", Integer)],
+    },
     Table {
         name: "namespaces",
+        words: "namespaces",
         keys: 2,
         columns: &[
             ("org_id", Integer),
@@ -73,14 +88,21 @@ pub(crate) const TABLES: &[Table] = &[
             ("time_zone", Text),
         ],
     },
-    Table { name: "presets", keys: 2, columns: &[("org_id", Integer), ("name", Text), ("steps", Text), ("prewarm", Boolean)] },
+    Table {
+        name: "presets",
+        words: "presets",
+        keys: 2,
+        columns: &[("org_id", Integer), ("name", Text), ("steps", Text), ("prewarm", Boolean)],
+    },
     Table {
         name: "signing_keys",
+        words: "signing keys",
         keys: 1,
         columns: &[("id", Text), ("purpose", Text), ("secret", Text), ("created_us", Integer), ("honoured_until_us", Integer)],
     },
     Table {
         name: "sessions",
+        words: "sessions",
         keys: 1,
         columns: &[
             ("token_hash", Text),
@@ -92,6 +114,7 @@ pub(crate) const TABLES: &[Table] = &[
     },
     Table {
         name: "images",
+        words: "images",
         keys: 1,
         columns: &[
             ("id", Text),
@@ -116,6 +139,7 @@ pub(crate) const TABLES: &[Table] = &[
     },
     Table {
         name: "versions",
+        words: "versions of images",
         keys: 2,
         columns: &[
             ("image_id", Text),
@@ -144,12 +168,19 @@ pub(crate) const TABLES: &[Table] = &[
     },
     Table {
         name: "tickets",
+        words: "tickets of pictures that wait to be taken",
         keys: 1,
         columns: &[("number", Integer), ("image_id", Text), ("org_id", Integer), ("expires_us", Integer)],
     },
-    Table { name: "ticket_series", keys: 1, columns: &[("only_row", Integer), ("last_number", Integer)] },
+    Table {
+        name: "ticket_series",
+        words: "counters of tickets",
+        keys: 1,
+        columns: &[("only_row", Integer), ("last_number", Integer)],
+    },
     Table {
         name: "avatars",
+        words: "avatars",
         keys: 4,
         columns: &[
             ("org_id", Integer),
@@ -161,7 +192,12 @@ pub(crate) const TABLES: &[Table] = &[
             ("created_us", Integer),
         ],
     },
-    Table { name: "access_generation", keys: 1, columns: &[("only_row", Integer), ("value", Integer)] },
+    Table {
+        name: "access_generation",
+        words: "counters of changes to rights",
+        keys: 1,
+        columns: &[("only_row", Integer), ("value", Integer)],
+    },
 ];
 
 type Values = Vec<Value<'static>>;

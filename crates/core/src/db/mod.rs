@@ -43,7 +43,7 @@ pub(crate) mod variants;
 mod writer;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -265,6 +265,34 @@ impl Database {
         }
         let database = Self::open_with(place, halt, Schema::AsItIs).await?;
         Ok(holdings::schema(&database).await?.map(|schema| (database, schema)))
+    }
+
+    /// As [`Database::open_as_it_is`], for a database that is never written to, whatever its schema.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be opened.
+    pub(crate) async fn look_as_it_is(place: &Place) -> Result<Option<(Self, i64)>, Error> {
+        let engine = match place {
+            Place::File { file, .. } if !file.exists() => return Ok(None),
+            Place::File { file, readers_max } => Engine::Sqlite(Sqlite::look_as_it_is(file, *readers_max).await?),
+            Place::Server { .. } => Engine::open(place, Arc::default(), Announcer::default(), Schema::AsItIs).await?,
+        };
+        let database = Self::of(engine, Announcer::default(), true).timed().await?;
+        if let Some(schema) = holdings::schema(&database).await? {
+            return Ok(Some((database, schema)));
+        }
+        database.close().await;
+        Ok(None)
+    }
+
+    /// Opens an SQLite file of this program's schema that nobody writes to. Nothing is written beside it either, so it may lie on a medium
+    /// that can't be written.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it can't be opened.
+    pub(crate) async fn look_at_sealed(file: &Path, readers_max: u32) -> Result<Self, Error> {
+        let engine = Engine::Sqlite(Sqlite::look_at_sealed(file, readers_max).await?);
+        Self::of(engine, Announcer::default(), true).timed().await
     }
 
     fn engine(&self) -> Arc<Engine> {

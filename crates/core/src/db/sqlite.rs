@@ -90,13 +90,25 @@ impl Sqlite {
             let _ = connection.close().await;
             return Err(refused);
         }
-        let reader = SqlitePoolOptions::new()
-            .max_connections(readers_max)
-            .connect_with(options)
-            .await
-            .map_err(|error| Error::internal(&doing, &error))?;
+        let looking = Self::looking(options, readers_max, &doing).await;
         let _ = connection.close().await;
-        Ok(Self { reader, writer: None })
+        looking
+    }
+
+    /// As [`Sqlite::look`], whatever its schema.
+    pub(super) async fn look_as_it_is(file: &Path, readers_max: u32) -> Result<Self, Error> {
+        Self::looking(looking(file), readers_max, &format!("opening the database {}", file.display())).await
+    }
+
+    /// For a file that nobody writes to: SQLite makes no file beside it.
+    pub(super) async fn look_at_sealed(file: &Path, readers_max: u32) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::new().filename(file).read_only(true).immutable(true);
+        Self::looking(options, readers_max, &format!("opening the database {}", file.display())).await
+    }
+
+    async fn looking(options: SqliteConnectOptions, readers_max: u32, doing: &str) -> Result<Self, Error> {
+        let connected = SqlitePoolOptions::new().max_connections(readers_max).connect_with(options).await;
+        connected.map(|reader| Self { reader, writer: None }).map_err(|error| Error::internal(doing, &error))
     }
 
     pub(super) fn reader(&self) -> &SqlitePool {

@@ -35,7 +35,7 @@ impl Move {
                 if !differ.is_empty() {
                     self.differing.0.entry(index).or_default().extend(differ);
                 }
-                (self.report)(Progress::Compared(table.name, count));
+                (self.report)(Progress::Compared(table.words, count));
             }
         }
         Ok(())

@@ -70,7 +70,7 @@ pub struct Plan {
 /// What is going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many rows of this table are copied.
+    /// What they are, and how many rows of them are copied.
     Rows(&'static str, u64),
     /// So many blobs of so many bytes are copied, of so many that there are.
     Blobs {
@@ -83,7 +83,7 @@ pub enum Progress {
     },
     /// So many changes that came in meanwhile are worked off.
     Changes(u64),
-    /// So many rows of this table are compared.
+    /// What they are, and how many rows of them are compared.
     Compared(&'static str, u64),
     /// Changes come in as fast as they are copied, so writes are made to wait now and then.
     Slowed,
@@ -382,6 +382,18 @@ fn has_moved() -> Error {
     Error::invalid("the source has moved already: database_url and storage_url must name where it is now")
 }
 
+/// In the id of a move, before the identity of the source's store.
+const FROM: &str = " from ";
+
+fn new_id(source: &str) -> String {
+    format!("{}{FROM}{source}", uuid::Uuid::now_v7())
+}
+
+/// The identity of the store that a move of this id is from. None for moves of versions that did not write it down.
+pub(crate) fn source_of(id: &str) -> Option<&str> {
+    id.split_once(FROM).map(|(_, source)| source)
+}
+
 /// How far a move between these two is; a new one when there is none.
 async fn state(source: &Database, target: &Database) -> Result<MoveState, Error> {
     let (here, there) = (moves::find(source, Side::Source).await?, moves::find(target, Side::Target).await?);
@@ -398,7 +410,7 @@ async fn state(source: &Database, target: &Database) -> Result<MoveState, Error>
             Err(Error::invalid("the target is in use: it has orgs. A move needs an empty database"))
         }
         (None, _) => Ok(MoveState {
-            id: uuid::Uuid::now_v7().to_string(),
+            id: new_id(&identity::id_of(source).await?),
             stage: Stage::Copying,
             position: None,
             waits_until: Timestamp(0),

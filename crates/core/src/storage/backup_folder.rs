@@ -45,13 +45,18 @@ pub(crate) struct BackupFolder {
 }
 
 impl BackupFolder {
+    /// Whether a folder holds a backup.
+    pub(crate) fn is_at(root: &Path) -> bool {
+        root.join(README).exists()
+    }
+
     /// Opens or makes a folder to write to, and keeps everybody else out of it.
     ///
     /// # Errors
     /// [`Error::Invalid`] when it holds something else, or is in use.
     pub(crate) fn open_to_write(root: &Path) -> Result<Self, Error> {
         let doing = |error: io::Error| Error::internal(&format!("making the backup {}", root.display()), &error);
-        let is_new = !root.join(README).exists();
+        let is_new = !Self::is_at(root);
         if is_new && root.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::invalid(format!(
                 "{} holds something else than backups of imagewell: name an empty folder, or one that does not exist",
@@ -289,6 +294,12 @@ impl Scratch {
         let made = make_folder(spool).and_then(|()| NamedTempFile::new_in(spool));
         let failed = |error: io::Error| Error::internal(&format!("making a file in {}", spool.display()), &error);
         made.map(|file| Self(file.into_temp_path())).map_err(failed)
+    }
+
+    /// In the system's folder of temporary files.
+    pub(crate) fn among_temporary_files() -> Result<Self, Error> {
+        let failed = |error: io::Error| Error::internal("making a temporary file", &error);
+        NamedTempFile::new().map(|file| Self(file.into_temp_path())).map_err(failed)
     }
 
     pub(crate) fn path(&self) -> PathBuf {

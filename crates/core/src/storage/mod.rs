@@ -6,6 +6,7 @@
 pub(crate) mod backup_folder;
 mod bucket;
 mod identity;
+pub(crate) mod known_folders;
 mod listing;
 mod local;
 mod resuming;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use imagewell_core::backup::{self, Damaged, Plan, Progress, Summary};
 use imagewell_core::model::Timestamp;
+use imagewell_core::storage::Reserve;
 use imagewell_core::{Error, Holdings};
 
 use super::progress::{ProgressLine, megabytes};
@@ -25,6 +26,12 @@ pub(super) struct Backup {
     /// Remove old snapshots also when the new one holds less than half of what one of them does
     #[arg(long)]
     prune_anyway: bool,
+    /// Take over DIR from another copy of this data, which made its newest snapshot, because this service has replaced that one
+    #[arg(long)]
+    take_over: bool,
+    /// Begin a new backup although DIR has held one before and is empty now, as when its disk was replaced
+    #[arg(long, conflicts_with = "take_over")]
+    anew: bool,
     /// Bytes of images copied in a second at most, so that the service keeps its disk and network; 0 for as many as go
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     bytes_per_second_max: u64,
@@ -40,6 +47,10 @@ pub(super) async fn run(settings: Settings, backup: Backup) -> Outcome {
         from_database: database_place(&settings),
         from_storage: storage_place(&settings),
         folder: backup.folder.clone(),
+        take_over: backup.take_over,
+        anew: backup.anew,
+        known_folders: settings.service.data_dir.join("backup-folders"),
+        reserve: Reserve { bytes_min: settings.storage.free_bytes_min, inodes_min: settings.storage.free_inodes_min },
         program: env!("CARGO_PKG_VERSION").to_owned(),
         keep: backup.keep,
         prune_anyway: backup.prune_anyway,
@@ -50,7 +61,8 @@ pub(super) async fn run(settings: Settings, backup: Backup) -> Outcome {
     line.end();
     let summary = made.map_err(|error| match error {
         Error::NoSpace => format!(
-            "the disk of {} is full: earlier snapshots are as they were, and the next run goes on with what is copied",
+            "the disk of {} is full, but for what storage.free_bytes_min leaves free: earlier snapshots are as they were, and the next run \
+             goes on with what is copied",
             backup.folder.display()
         )
         .into(),
@@ -67,7 +79,7 @@ pub(super) async fn run(settings: Settings, backup: Backup) -> Outcome {
 
 pub(super) fn show(line: &ProgressLine, progress: Progress) {
     match progress {
-        Progress::Rows(table, rows) => line.show("rows", || format!("rows of {table}: {rows}")),
+        Progress::Rows(what, rows) => line.show("rows", || format!("{what}: {rows}")),
         Progress::Blobs { done, bytes, of } => line.show("blobs", || format!("blobs: {done} of {of}, {}", megabytes(bytes))),
         Progress::Pruned(blobs) => line.show("pruned", || format!("blobs that no snapshot needs any more: {blobs}")),
     }

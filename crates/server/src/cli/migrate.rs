@@ -146,10 +146,10 @@ async fn cancel(settings: &Settings, migrate: &Migrate) -> Outcome {
 fn reporter() -> impl Fn(Progress) + Send + Sync {
     let line = ProgressLine::default();
     move |progress| match progress {
-        Progress::Rows(table, rows) => line.show("rows", || format!("rows of {table}: {rows}")),
+        Progress::Rows(what, rows) => line.show("rows", || format!("{what}: {rows}")),
         Progress::Blobs { done, bytes, of } => line.show("blobs", || format!("blobs: {done} of {of}, {}", megabytes(bytes))),
         Progress::Changes(count) => line.show("changes", || format!("changes that came in meanwhile: {count}")),
-        Progress::Compared(table, rows) => line.show("compared", || format!("comparing rows of {table}: {rows}")),
+        Progress::Compared(table, rows) => line.show("compared", || format!("comparing {table}: {rows}")),
         Progress::Slowed => {
             line.show("slowed", || "changes come in as fast as they are copied: writes are made to wait now and then".to_owned());
         }

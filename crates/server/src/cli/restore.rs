@@ -1,9 +1,9 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use imagewell_core::Error;
-use imagewell_core::backup::{self, Checked, RestorePlan};
+use imagewell_core::backup::{self, Checked, RestorePlan, Restored};
 
 use super::backup::{AWAY, held, list, show};
 use super::progress::{ProgressLine, megabytes};
@@ -21,7 +21,7 @@ pub(super) struct Restore {
     /// The snapshot to restore: a name below DIR/snapshots. Without it, the newest
     #[arg(long, value_name = "NAME")]
     snapshot: Option<String>,
-    /// Read all of it, compare every digest, say what is here, and change nothing. Works while the service runs
+    /// Read all of it, compare every digest, say what is here, and make and change nothing. Works while the service runs
     #[arg(long)]
     dry_run: bool,
     /// Take a store that holds blobs which the snapshot does not know; they stay, until a sweep removes them
@@ -63,16 +63,30 @@ pub(super) async fn run(settings: Settings, restore: Restore) -> Outcome {
         Error::Busy { .. } => AWAY.into(),
         error => explained(error),
     })?;
-    for (table, rows) in &restored.rows {
-        println!("{rows:>12} {table}");
-    }
-    println!("Restored the snapshot {} ({}).", restored.snapshot, held(restored.manifest.holdings));
-    println!("Copied {} blobs and read them back; every digest is right. Everybody has to log in anew.", restored.copied);
-    if !restored.left_out.is_empty() {
-        eprintln!("imagewell: {} versions were left out, because the backup does not have their bytes:", restored.left_out.len());
+    print(&restored, &restore.folder);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is missing comes first: whoever reads no further has read that.
+fn print(restored: &Restored, folder: &Path) {
+    let left_out = restored.left_out.len();
+    if left_out > 0 {
+        eprintln!("imagewell: {left_out} versions were left out, because the backup does not have their bytes:");
         list(&restored.left_out);
     }
-    Ok(ExitCode::SUCCESS)
+    for (what, rows) in &restored.rows {
+        println!("{rows:>12} {what}");
+    }
+    println!("Restored the snapshot {} ({}).", restored.snapshot, held(restored.manifest.holdings));
+    let digests = match left_out {
+        0 => "every digest is right".to_owned(),
+        _ => format!("their digests are right, and {left_out} versions of the snapshot are missing here"),
+    };
+    println!("Copied {} blobs and read them back; {digests}. Everybody has to log in anew.", restored.copied);
+    println!(
+        "The backup goes on belonging to the service that made it. If this one has replaced it, give once: imagewell backup {} --take-over",
+        folder.display()
+    );
 }
 
 /// What reading everything has shown. Exits with 1 where the backup is damaged.

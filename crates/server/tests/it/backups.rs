@@ -11,7 +11,7 @@ use crate::process::{Held, Process, blobs, imagewell, provision, run, share, sta
 use crate::variety::{SLOWLY, Variety, provision_first_namespace, sweep_at_once};
 
 /// A data folder with accounts, on whatever the tests run on, and where its backup is to be.
-fn with_accounts() -> (tempfile::TempDir, PathBuf, PathBuf) {
+pub fn with_accounts() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let (data, backup) = (folder.path().join("data"), folder.path().join("backup"));
     provision(&data);
@@ -21,7 +21,7 @@ fn with_accounts() -> (tempfile::TempDir, PathBuf, PathBuf) {
 
 /// Runs a command that gets the backup's folder, and expects that it succeeds.
 #[track_caller]
-fn done(data: &Path, command: &str, backup: &Path, more: &[&str]) -> String {
+pub fn done(data: &Path, command: &str, backup: &Path, more: &[&str]) -> String {
     let output = tried(data, command, backup, more);
     assert!(output.status.success(), "{command}: {}", text(&output));
     text(&output)
@@ -33,13 +33,13 @@ fn tried(data: &Path, command: &str, backup: &Path, more: &[&str]) -> Output {
 
 /// Expects that it fails.
 #[track_caller]
-fn refused(data: &Path, command: &str, backup: &Path, more: &[&str]) -> String {
+pub fn refused(data: &Path, command: &str, backup: &Path, more: &[&str]) -> String {
     let output = tried(data, command, backup, more);
     assert!(!output.status.success(), "{command}: {}", text(&output));
     text(&output)
 }
 
-fn snapshots(backup: &Path) -> Vec<PathBuf> {
+pub fn snapshots(backup: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(backup.join("snapshots")).expect("snapshots");
     let mut found: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     found.sort();
@@ -100,7 +100,7 @@ async fn a_backup_of_a_busy_service_restores_to_either_database_and_store() {
         let said = done(restored, "restore", &backup, &[]);
         assert!(said.contains("every digest is right"), "{said}");
         assert_restored(restored, &variety).await;
-        let again = done(restored, "backup", &backup, &[]);
+        let again = done(restored, "backup", &backup, &["--take-over"]);
         assert!(again.contains("Copied 0 blobs"), "it goes on with the same backup: {again}");
         let process = Process::serve(restored);
         assert_eq!(
@@ -198,13 +198,15 @@ async fn a_flipped_bit_is_found_and_named_and_nothing_is_restored_from_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_images_can_be_left_out_of_a_restore() {
     let (folder, data, backup) = with_accounts();
-    Variety::fill(&data).await;
+    let variety = Variety::fill(&data).await;
     sweep_at_once(&data);
     done(&data, "backup", &backup, &[]);
     flip(&blobs_of(&backup)[0]);
     let there = folder.path().join("there");
     let said = done(&there, "restore", &backup, &["--without-damaged"]);
-    assert!(said.contains("1 versions were left out"), "{said}");
+    assert!(said.contains("1 versions were left out") && said.contains("1 versions of the snapshot are missing here"), "{said}");
+    assert!(!said.contains("every digest is right"), "{said}");
+    assert!(said.contains(&format!("{:>12} versions of images", variety.lasting() - 1)), "{said}");
     let checked = run(&there, &["check", "--blobs"]);
     assert!(checked.status.success(), "{}", text(&checked));
 }

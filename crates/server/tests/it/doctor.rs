@@ -16,7 +16,7 @@ const LOOKING: [&[&str]; 6] =
     [&["doctor"], &["doctor", "--digests"], &["check"], &["check", "--blobs"], &["sweep", "--dry-run"], &["keys", "list"]];
 
 /// Every file and folder below one, with its bytes, permissions and time.
-fn everything(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, SystemTime)> {
+pub fn everything(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, SystemTime)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("folder").flatten() {
         let (path, about) = (entry.path(), entry.metadata().expect("metadata"));

@@ -2,6 +2,7 @@
 
 mod app;
 mod attempts;
+mod backup_folders;
 mod backups;
 mod base64;
 mod bodies;
@@ -26,6 +27,7 @@ mod identity;
 mod kept;
 mod looking;
 mod making;
+mod mounts;
 mod moving;
 mod native;
 mod nodes;
