@@ -81,6 +81,7 @@ impl LocalDisk {
         let file = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
         let (folders, whole, root) = (Arc::clone(&self.folders), content.clone(), Arc::clone(&self.root));
         let written = tokio::task::spawn_blocking(move || {
+            root.check()?;
             match whole {
                 Content::Memory(bytes) => folders.write_new(&file, &bytes),
                 Content::File { file: unnamed, .. } => folders.name_file(&unnamed, &file),
@@ -100,6 +101,10 @@ impl LocalDisk {
         }
     }
 
+    fn check_root(&self) -> Result<(), Error> {
+        self.root.check().map_err(|error| self.put_failed(&generic(error)))
+    }
+
     fn expect_root(&self, path: &StorePath) -> Result<(), Error> {
         let file = self.store.path_to_filesystem(path).map_err(|error| Error::internal("naming a blob", &error))?;
         self.root.expect(&file).map_err(|error| self.put_failed(&generic(error)))
@@ -111,7 +116,9 @@ impl LocalDisk {
     /// As [`Storage::put`].
     pub(super) async fn replace(&self, key: &BlobKey, bytes: Bytes) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
-        self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(|_| ()).map_err(|error| match io_kind(&error) {
+        self.check_root()?;
+        let put = self.store.put(&path, PutPayload::from_bytes(bytes)).await;
+        put.map_err(|error| match io_kind(&error) {
             // Something else stands where it would: the disk is as good as before, and nothing is lost.
             Some(
                 io::ErrorKind::IsADirectory
@@ -120,7 +127,9 @@ impl LocalDisk {
                 | io::ErrorKind::PermissionDenied,
             ) => Error::internal("storing a rendering", &error),
             _ => self.put_failed(&error),
-        })
+        })?;
+        let file = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
+        self.root.expect_known(&file).map_err(|error| self.put_failed(&generic(error)))
     }
 
     /// Removes the folder of something that was deleted, if that was the last one in it.
@@ -136,11 +145,13 @@ impl LocalDisk {
     pub(super) async fn replace_with(&self, key: &BlobKey, file: &Arc<File>, content: &Content) -> Result<(), Error> {
         let path = StorePath::from(key.as_str());
         let target = self.store.path_to_filesystem(&path).map_err(|error| Error::internal("naming a blob", &error))?;
-        let (folders, unnamed) = (Arc::clone(&self.folders), Arc::clone(file));
-        let written = tokio::task::spawn_blocking(move || folders.replace_file(&unnamed, &target))
-            .await
-            .map_err(|error| Error::internal("storing a blob", &error))?;
-        match written {
+        let (folders, unnamed, root) = (Arc::clone(&self.folders), Arc::clone(file), Arc::clone(&self.root));
+        let written = tokio::task::spawn_blocking(move || {
+            root.check()?;
+            folders.replace_file(&unnamed, &target)?;
+            root.expect_known(&target)
+        });
+        match written.await.map_err(|error| Error::internal("storing a blob", &error))? {
             Ok(()) => Ok(()),
             Err(error) if is_unnameable(&error) => {
                 self.put_in_parts(&path, content).await.map_err(|error| self.put_failed(&error))

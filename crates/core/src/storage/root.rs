@@ -28,18 +28,32 @@ impl Root {
         &self.path
     }
 
-    /// Fails unless `file`, which was just written below this folder, is in the folder that was opened.
-    pub(super) fn expect(&self, file: &Path) -> io::Result<()> {
-        let same = std::fs::metadata(&self.path).is_ok_and(|now| device_and_inode(&now) == self.device_and_inode);
-        // It is gone when the volume came back between the writing and this.
-        if same && file.symlink_metadata().is_ok() {
+    /// Fails unless the folder is the one that was opened: before something is written below it, so that not even a folder is made under a
+    /// mount point.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if std::fs::metadata(&self.path).is_ok_and(|now| device_and_inode(&now) == self.device_and_inode) {
             return Ok(());
         }
-        let _ = std::fs::remove_file(file);
         Err(io::Error::other(format!(
             "{} is not the folder any more that it was at the start: was its volume unmounted?",
             self.path.display()
         )))
+    }
+
+    /// Fails unless `file`, which was just written below this folder under a key that nobody knows, is in the folder that was opened.
+    pub(super) fn expect(&self, file: &Path) -> io::Result<()> {
+        // It is gone when the volume came back between the writing and this.
+        if file.symlink_metadata().is_err() {
+            return Err(io::Error::other(format!("{} is gone: was its volume unmounted and mounted?", file.display())));
+        }
+        self.expect_known(file)
+    }
+
+    /// As [`Root::expect`], for a file that others know and may have removed since.
+    pub(super) fn expect_known(&self, file: &Path) -> io::Result<()> {
+        self.check().inspect_err(|_| {
+            let _ = std::fs::remove_file(file);
+        })
     }
 }
 

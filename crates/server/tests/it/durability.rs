@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::app::{Answer, image_path};
 use crate::fixtures::{png, png_of_bytes};
-use crate::process::{Process, TWO_DAYS, accounts_on_disk, age, blobs, provision, run, stay_on_disk, text};
+use crate::mounts::Mounts;
+use crate::process::{PLAN, Process, TWO_DAYS, accounts_on_disk, age, blobs, imagewell, provision, run, stay_on_disk, text};
 
 /// Bytes by uuid, of uploads that were answered with 200.
 type Acknowledged = Arc<Mutex<HashMap<String, Vec<u8>>>>;
@@ -239,6 +240,43 @@ async fn a_write_that_finds_the_disk_full_is_507_and_leaves_nothing() {
         assert_eq!(ada.upload(png_of_bytes(900_000, 999)).await.status.as_u16(), 200, "{options}: uploads resume by themselves");
         assert!(Answer::of(ada.get(&image_path(&first))).await.status.is_success());
         drop(process);
+    }
+}
+
+/// What is stored, and renderings that are kept, would be under the mount point, and gone when the volume is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_lies_under_the_mount_point_of_a_volume_that_is_unmounted_while_the_service_runs() {
+    for bytes in [0, 2000, 3_000_000] {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (data, mounts) = (folder.path().join("data"), Mounts::new());
+        let blobs = data.join("blobs");
+        stay_on_disk(&data);
+        std::fs::create_dir_all(&blobs).expect("makes");
+        mounts.mount(&blobs, "size=16M");
+        std::fs::write(folder.path().join("plan.toml"), PLAN).expect("writes");
+        let plan = folder.path().join("plan.toml");
+        let provisioned = mounts.run(&imagewell(&data, &["provision", &plan.to_string_lossy()]));
+        assert!(provisioned.status.success(), "{}", text(&provisioned));
+        let mut serve = imagewell(&data, &["serve"]);
+        let mut process = Process::start(mounts.enter(serve.env("IMAGEWELL_IMAGES_LOOKS", "false")));
+        let ada = process.actor("ada").await;
+        let uuid = ada.upload(png(8, 8, 1)).await.uuid();
+        assert!(count_files(&mounts.inside(&blobs)) > 0 && count_files(&blobs) == 0, "it is on the volume");
+        // From now on it is in memory, so a rendering needs nothing of the volume.
+        assert!(ada.read(&uuid).await.body == png(8, 8, 1));
+        mounts.unmount(&blobs);
+        let status = match bytes {
+            0 => Answer::of(ada.get(&format!("/i/{uuid}/w_4"))).await.status,
+            bytes => ada.upload(png_of_bytes(bytes, 2)).await.status,
+        };
+        assert!(bytes == 0 || status.as_u16() == 500, "{bytes}: {status}");
+        assert_eq!(process.wait(Duration::from_secs(30)).code(), Some(74), "{bytes}: {}", process.log());
+        assert!(process.log().contains("unmounted?") || process.log().contains("Is the volume mounted"), "{}", process.log());
+        let left: Vec<_> = std::fs::read_dir(&blobs).expect("folder").collect();
+        assert!(left.is_empty(), "{bytes}: {left:?}");
+        let started = mounts.run(&imagewell(&data, &["serve"]));
+        assert!(!started.status.success() && text(&started).contains("Is the volume mounted"), "{}", text(&started));
+        assert_eq!(std::fs::read_dir(&blobs).expect("folder").count(), 0, "{bytes}: a start has made something");
     }
 }
 
