@@ -1,8 +1,10 @@
 //! What nobody waits for, once an image is stored: what it looks like from afar, and renderings that are sure to be asked for.
 //!
-//! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on. Orgs take turns. Only
-//! what a decoder refuses is looked at once; whatever else goes wrong is tried again after a pause, which grows, and a picture that ends
+//! A version that nobody has looked at says so in its row, so nothing is lost with a process: the next one goes on. Orgs take turns (see
+//! [`turns`]). Only what a decoder refuses is looked at once; whatever else goes wrong is tried again after a pause, which grows, and a picture that ends
 //! workers is given up after the third one.
+
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -15,12 +17,10 @@ use crate::app::App;
 use crate::db::looks::Tries;
 use crate::fetch::Original;
 use crate::grammar::Asked;
+use crate::looks::turns::Turns;
 use crate::model::{Image, State, Timestamp};
 use crate::workers::Failure;
 use crate::{Error, background, db, leases, presets, variant};
-
-/// Versions that are read from the database at a time.
-const PAGE: u32 = 16;
 
 /// After so long what has come in the meantime has its turn before the rest of a page.
 const PAGE_LASTS: Duration = Duration::from_secs(1);
@@ -118,14 +118,15 @@ impl Drop for Running {
 /// # Errors
 /// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
 async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
+    let mut turns = Turns::default();
     loop {
-        let waiting = db::looks::waiting(&app.database, app.database.now(), PAGE).await?;
+        let mut waiting = turns.waiting(&app.database).await?;
         if waiting.is_empty() {
             return Ok(());
         }
         let begun = tokio::time::Instant::now();
         let mut taken = 0;
-        for image in waiting {
+        while let Some(image) = turns.next(&mut waiting) {
             if app.uploads.are_busy() {
                 tokio::time::sleep(BESIDE_UPLOADS).await;
             }

@@ -10,13 +10,15 @@ use crate::changes::Change;
 use crate::model::{BlobKey, Image, Timestamp};
 
 statements! {
-    // Turns go from org to org, among the ten thousand oldest: the first of each, then the second of each.
+    // The first of each org, then the second of each. The window bounds what is looked through, also where most of it was put off.
     NEXT = select_image!(
         "JOIN (SELECT image_id, number, ROW_NUMBER() OVER (PARTITION BY org_id ORDER BY created_us) AS turn FROM (\
             SELECT w.image_id, w.number, w.created_us, o.org_id FROM versions w JOIN images o ON o.id = w.image_id \
-            WHERE w.looked_us IS NULL AND w.format IS NOT NULL AND w.deleted_us IS NULL \
-            AND (w.look_again_us IS NULL OR w.look_again_us <= $1) ORDER BY w.created_us LIMIT 10000) AS oldest) AS turns \
+            WHERE w.looked_us IS NULL AND w.format IS NOT NULL AND w.created_us >= $3 AND w.created_us < $4 AND w.deleted_us IS NULL \
+            AND (w.look_again_us IS NULL OR w.look_again_us <= $1)) AS part) AS turns \
         ON turns.image_id = v.image_id AND turns.number = v.number ORDER BY turns.turn, v.created_us LIMIT $2");
+    AFTER = "SELECT w.created_us FROM versions w WHERE w.looked_us IS NULL AND w.format IS NOT NULL AND w.created_us >= $1 \
+        ORDER BY w.created_us LIMIT 1 OFFSET $2";
     TRIES = "SELECT look_tries, look_deaths FROM versions WHERE blob_key = $1 AND looked_us IS NULL";
     SET = "UPDATE versions SET look = $2, looked_us = $3 WHERE blob_key = $1";
     PUT_OFF = "UPDATE versions SET look = $2, look_again_us = $3, look_tries = $4, look_deaths = $5 WHERE blob_key = $1";
@@ -31,10 +33,30 @@ pub(crate) struct Tries {
     pub(crate) deaths: u32,
 }
 
-/// Versions that wait and whose time has come: the oldest of each org, then the second of each, and so on.
-pub(crate) async fn waiting(database: &Database, now: Timestamp, count: u32) -> Result<Vec<Image>, Error> {
-    let rows: Vec<Row> = query(NEXT).bind(now.0).bind(i64::from(count)).fetch_all(database).await?;
-    rows.into_iter().map(Image::try_from).collect()
+/// A part of the versions that wait, by the time of their upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) from: Timestamp,
+    /// Where the next one begins; none for the last.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// The window that begins then, with so many versions at most, whether or not their time has come.
+pub(crate) async fn window(database: &Database, from: Timestamp, size: u32) -> Result<Window, Error> {
+    let after: Option<i64> = query(AFTER).bind(from.0).bind(i64::from(size)).fetch_optional_value(database).await?;
+    // Those of one microsecond stay together.
+    let until = after.map(|after| Timestamp(after.max(from.0 + 1)));
+    Ok(Window { from, until })
+}
+
+/// Versions of a window that wait and whose time has come: the oldest of each org, then the second of each, and so on. A row that can't be
+/// read, as one of a newer program, is in nobody else's way.
+pub(crate) async fn waiting(database: &Database, now: Timestamp, window: Window, count: u32) -> Result<Vec<Image>, Error> {
+    let (from, until) = (window.from.0, window.until.map_or(i64::MAX, |until| until.0));
+    let wanted = query(NEXT).bind(now.0).bind(i64::from(count)).bind(from).bind(until);
+    let rows: Vec<Row> = wanted.fetch_all(database).await?;
+    let read = |row: Row| Image::try_from(row).inspect_err(|error| tracing::warn!(%error, "an image can't be looked at")).ok();
+    Ok(rows.into_iter().filter_map(read).collect())
 }
 
 /// How often looking at these bytes has failed. None when somebody has looked at them, or they are gone.

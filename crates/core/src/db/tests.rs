@@ -52,15 +52,47 @@ pub(crate) async fn insert_version(database: &Database, blob_key: &'static str, 
              VALUES ('{image}', 1, '{blob_key}', {size_bytes}, '{digest}', 'image/png', '{account}', 0)"
         ),
     ];
+    execute(database, insert.into()).await;
+}
+
+/// Of org 1 so many versions that wait to be looked at, and after them one of org 2.
+pub(crate) async fn insert_waiting(database: &Database, many: u32) {
+    insert_version(database, "rewards/1/first.png", 1).await;
+    let images = "id, org_id, owner_id, namespace, permission, acl, state, latest_version, last_number, created_us";
+    let versions = "blob_key, size_bytes, digest, content_type, created_by, image_id, number, created_us, format, width, height, \
+        frames, orientation";
+    let same = "size_bytes, digest, content_type, created_by";
+    let other = "01a1fc2e-b41e-7441-b63c-27c0818eef00";
+    let mut statements = vec![
+        "INSERT INTO orgs (id, name, accepts_svg) VALUES (2, 'beta', FALSE)".to_owned(),
+        format!(
+            "INSERT INTO images ({images}) SELECT '{other}', 2, owner_id, namespace, permission, acl, state, 1, 1, 0 FROM images"
+        ),
+        format!(
+            "INSERT INTO versions ({versions}) SELECT 'rewards/2/last.png', {same}, '{other}', 1, 1000000, 'png', 8, 8, 1, 1 \
+             FROM versions"
+        ),
+    ];
+    statements.extend((2..many + 2).map(|number| {
+        format!(
+            "INSERT INTO versions ({versions}) SELECT 'rewards/1/{number}.png', {same}, image_id, {number}, {number}, 'png', 8, 8, 1, \
+             1 FROM versions WHERE blob_key = 'rewards/1/first.png'"
+        )
+    }));
+    execute(database, statements).await;
+}
+
+/// Writes rows that nothing else makes.
+pub(crate) async fn execute(database: &Database, statements: Vec<String>) {
     let write = database.write(move |connection| {
         Box::pin(async move {
-            for sql in insert {
+            for sql in statements {
                 copying::run(connection, sql, &[]).await?;
             }
             Ok(())
         })
     });
-    write.await.expect("inserts");
+    write.await.expect("writes");
 }
 
 #[tokio::test]

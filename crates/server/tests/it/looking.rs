@@ -76,3 +76,25 @@ async fn orgs_take_turns() {
         .await;
     assert_eq!(before, 1, "the oldest of each, then the next of each");
 }
+
+/// As after a move of many images, or a mass upload.
+#[tokio::test]
+async fn an_org_with_more_waiting_than_is_looked_through_at_once_holds_nobody_back() {
+    let app = TestApp::with(&[OFF]).await;
+    let (ada, eve) = (app.actor("ada").await, app.actor("eve").await);
+    ada.upload(png(20, 20, 1)).await.uuid();
+    // Older than all others, and without bytes: each of them is tried, and put off.
+    let many = "WITH RECURSIVE many(n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM many WHERE n < 31000) \
+        INSERT INTO versions (image_id, number, blob_key, size_bytes, digest, content_type, format, width, height, frames, orientation, \
+        created_by, created_us) SELECT v.image_id, n, v.blob_key || '.' || n, v.size_bytes, v.digest, v.content_type, v.format, v.width, \
+        v.height, v.frames, v.orientation, v.created_by, n FROM versions v, many";
+    app.execute(&[many]).await;
+    eve.upload(png(20, 20, 9)).await.uuid();
+    let app = app.restart(&[("images.look_pause_seconds", "3600")]).await;
+    eventually(async || (looked(&app).await.1 > 0).then_some(())).await;
+    let (of_eve,): (i64,) = app
+        .row("SELECT COUNT(*) FROM versions v JOIN images i ON i.id = v.image_id WHERE i.org_id = 2 AND v.look IS NOT NULL")
+        .await;
+    let (tried,): (i64,) = app.row("SELECT COUNT(*) FROM versions WHERE look_tries > 0").await;
+    assert!(of_eve == 1 && tried < 1000, "of {tried} others that were tried");
+}
