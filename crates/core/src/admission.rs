@@ -1,10 +1,12 @@
 //! Turns among the workers: so many processes, so much memory, and fair between orgs.
 //!
 //! Whoever waits, waits in the queue of its org, and the queues take turns: an org that asks for a thousand renderings delays its own,
-//! not another's. The one whose turn it is may need more memory than there is; then nobody overtakes it, or it would wait for ever.
+//! not another's. The one whose turn it is may need more memory than there is; then nobody overtakes it, or it would wait for ever. Only
+//! where its own org holds turns it is passed over, because it is those that it waits for.
 //!
-//! A turn may last longer than others can wait. So where one org holds all turns, the first that waits of another org gets one beyond
-//! them, with half of the memory beyond what all others may take, and what is free of that. There is never more than one such turn.
+//! A turn may last longer than others can wait. So where one org holds all turns, or all memory, the first that waits of another org gets
+//! a turn beyond them. It has as much memory for itself as all others have together: with less, one org's slow renderings would keep
+//! another's largest pictures out. There is never more than one such turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +19,6 @@ use crate::model::OrgId;
 
 /// `Retry-After` where the queue is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The turn beyond the others may take this part of all memory on top.
-const BEYOND_PART: u32 = 2;
 
 /// Bounds on what runs and waits.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +53,8 @@ pub(crate) struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ordinary,
-    /// See [the module](self). Of its memory so much counts with the ordinary turns'.
-    Beyond {
-        ordinary_mib: u32,
-    },
+    /// See [the module](self). Its memory doesn't count with the ordinary turns'.
+    Beyond,
 }
 
 /// A place in a queue, left when dropped.
@@ -183,9 +181,8 @@ impl State {
 
     /// Takes the next one out of its queue, if there is room for it.
     fn next(&mut self) -> Option<(OrgId, Waiter, Kind)> {
-        let front = self.queues.front()?.1.front()?.mib;
-        if self.has_room(front) {
-            let (org, waiter) = self.take_from(0)?;
+        if let Some(index) = self.whose_turn() {
+            let (org, waiter) = self.take_from(index)?;
             self.processes_free -= 1;
             self.mib_free -= waiter.mib;
             *self.held.entry(org).or_default() += 1;
@@ -193,13 +190,21 @@ impl State {
         }
         let (org, waiter) = self.take_from(self.kept_out()?)?;
         self.beyond_is_taken = true;
-        let ordinary_mib = waiter.mib.saturating_sub(self.beyond_mib());
-        self.mib_free -= ordinary_mib;
-        Some((org, waiter, Kind::Beyond { ordinary_mib }))
+        Some((org, waiter, Kind::Beyond))
     }
 
-    fn beyond_mib(&self) -> u32 {
-        self.limits.memory_mib_max / BEYOND_PART
+    /// The first queue, if there is room for its front. A front that finds no room because its own org holds turns is passed over: it
+    /// waits for them, and others need not.
+    fn whose_turn(&self) -> Option<usize> {
+        for (index, (org, queue)) in self.queues.iter().enumerate() {
+            if queue.front().is_some_and(|waiter| self.has_room(waiter.mib)) {
+                return Some(index);
+            }
+            if !self.held.contains_key(org) {
+                return None;
+            }
+        }
+        None
     }
 
     /// The first queue that another org keeps out by holding every turn or all memory. Those who only wait for somebody before them are
@@ -208,10 +213,8 @@ impl State {
         if self.beyond_is_taken || self.limits.concurrent_max < 2 || self.held.len() != 1 {
             return None;
         }
-        let mib_max = self.mib_free.saturating_add(self.beyond_mib());
         self.queues.iter().position(|(org, queue)| {
-            let mib = queue.front().map_or(u32::MAX, |waiter| waiter.mib);
-            !self.held.contains_key(org) && mib <= mib_max && !self.has_room(mib)
+            !self.held.contains_key(org) && queue.front().is_some_and(|waiter| !self.has_room(waiter.mib))
         })
     }
 
@@ -226,9 +229,8 @@ impl State {
     }
 
     fn give_back(&mut self, org: OrgId, mib: u32, kind: Kind) {
-        if let Kind::Beyond { ordinary_mib } = kind {
+        if kind == Kind::Beyond {
             self.beyond_is_taken = false;
-            self.mib_free += ordinary_mib;
             return;
         }
         self.processes_free += 1;
@@ -304,23 +306,36 @@ mod tests {
 
     #[tokio::test]
     async fn what_takes_all_memory_is_not_overtaken_for_ever() {
-        let limits = AdmissionLimits { concurrent_max: 2, ..LIMITS };
+        let limits = AdmissionLimits { concurrent_max: 3, ..LIMITS };
         let admission = Admission::new(limits);
-        let small = admission.turn(OrgId(1), 60).await.expect("room");
-        let large = admission.turn(OrgId(2), 1000);
+        let small = [admission.turn(OrgId(1), 30).await.expect("room"), admission.turn(OrgId(2), 30).await.expect("room")];
+        let large = admission.turn(OrgId(3), 1000);
         tokio::pin!(large);
         assert!(futures_util::poll!(&mut large).is_pending());
-        let later = admission.turn(OrgId(3), 1);
+        let later = admission.turn(OrgId(4), 1);
         tokio::pin!(later);
         assert!(futures_util::poll!(&mut later).is_pending(), "there is room, but it isn't its turn");
         drop(small);
-        let large = large.await.expect("alone");
-        let beyond = later.await.expect("it is small, and another org holds everything");
-        let mut own = Box::pin(admission.turn(OrgId(2), 1));
-        assert!(futures_util::poll!(&mut own).is_pending(), "its own org holds everything");
+        let large = large.await.expect("its turn");
+        drop(later.await.expect("after it"));
         drop(large);
-        own.await.expect("after it");
-        drop(beyond);
+    }
+
+    /// Else a slow rendering and a large one that waits for it would hold everybody up.
+    #[tokio::test]
+    async fn what_waits_for_its_own_org_is_in_nobody_elses_way() {
+        let admission = Admission::new(AdmissionLimits { concurrent_max: 3, ..LIMITS });
+        let slow = admission.turn(OrgId(1), 60).await.expect("room");
+        let mut large = Box::pin(admission.turn(OrgId(1), 100));
+        assert!(futures_util::poll!(&mut large).is_pending());
+        let mut other = Box::pin(admission.turn(OrgId(2), 30));
+        let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut other) else {
+            panic!("there is room, and that one waits for its own")
+        };
+        assert!(futures_util::poll!(&mut large).is_pending(), "its own slow one is still there");
+        drop(slow);
+        large.await.expect("its turn");
+        drop(turn);
     }
 
     /// Turns that last for longer than others wait are no way to keep them out.
@@ -330,19 +345,31 @@ mod tests {
         let held = [admission.turn(OrgId(1), 40).await.expect("room"), admission.turn(OrgId(1), 40).await.expect("room")];
         let mut more = Box::pin(admission.turn(OrgId(1), 1));
         assert!(futures_util::poll!(&mut more).is_pending(), "two are all that one org gets");
-        let mut large = Box::pin(admission.turn(OrgId(3), 90));
-        assert!(futures_util::poll!(&mut large).is_pending(), "half of the memory is at hand and what is free, no more");
+        let mut large = Box::pin(admission.turn(OrgId(3), 1000));
+        let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut large) else { panic!("at once, whatever it takes") };
         let mut other = Box::pin(admission.turn(OrgId(2), 70));
-        let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut other) else { panic!("at once") };
-        let mut third = Box::pin(admission.turn(OrgId(4), 70));
-        assert!(futures_util::poll!(&mut third).is_pending(), "there is one beyond the others");
+        assert!(futures_util::poll!(&mut other).is_pending(), "there is one beyond the others");
         drop(turn);
-        let third = third.await.expect("the next one of others, with the memory of the one before");
+        let other = other.await.expect("the next one of others");
         drop(held);
-        assert!(futures_util::poll!(&mut large).is_pending(), "what the one beyond takes of ordinary memory is not free");
-        drop(third);
         more.await.expect("a turn");
-        large.await.expect("a turn");
+        drop(other);
+    }
+
+    /// Nor is memory: one large picture leaves a process and no room for another one.
+    #[tokio::test]
+    async fn an_org_that_holds_the_memory_keeps_no_others_picture_out() {
+        let admission = Admission::new(AdmissionLimits { concurrent_max: 2, ..LIMITS });
+        let held = admission.turn(OrgId(1), 80).await.expect("room");
+        let mut own = Box::pin(admission.turn(OrgId(1), 80));
+        assert!(futures_util::poll!(&mut own).is_pending(), "there is no room for two of one org");
+        let mut other = Box::pin(admission.turn(OrgId(2), 80));
+        let Poll::Ready(Ok(turn)) = futures_util::poll!(&mut other) else { panic!("at once") };
+        assert!(futures_util::poll!(&mut own).is_pending());
+        drop(turn);
+        assert!(futures_util::poll!(&mut own).is_pending(), "that was not its memory");
+        drop(held);
+        own.await.expect("after its own");
     }
 
     /// A free process is nobody's who hung up.

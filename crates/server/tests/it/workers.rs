@@ -124,6 +124,27 @@ async fn drawing_and_looking_have_limits_of_their_own() {
     assert!(matches!(&looked, Err(Failure::Overtaxed(_))), "{looked:?}");
 }
 
+/// A picture as large as any that is taken, beside another org's that hold all workers and most of the memory for longer than others wait.
+#[tokio::test]
+async fn the_largest_picture_of_an_org_does_not_wait_for_the_slow_ones_of_another() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = counting_script(&folder, "[ $(wc -l < $(dirname $0)/starts) -le 2 ] && exec sleep 60");
+    let limits = WorkerLimits { time_max: Duration::from_secs(60), ..LIMITS };
+    let workers = Arc::new(Workers::new(program, limits));
+    let (large, large_facts) = source(png(7000, 7000, 1));
+    let hogs: Vec<_> = [large_facts, source(photograph()).1]
+        .map(|facts| {
+            let (workers, content) = (Arc::clone(&workers), large.clone());
+            tokio::spawn(async move { workers.render(ORG, &Given { content: &content, facts: Some(&facts) }, &square(9)).await })
+        })
+        .into();
+    eventually(async || (starts(&folder) == 2).then_some(())).await;
+    let given = Given { content: &large, facts: Some(&large_facts) };
+    let rendered = workers.render(OrgId(2), &given, &square(64)).await.expect("it has its turn, and a worker that works");
+    assert!(!rendered.is_empty() && hogs.iter().all(|hog| !hog.is_finished()), "they are at it all the time");
+    hogs.into_iter().for_each(|task| task.abort());
+}
+
 /// One org's renderings that run for as long as they may are in nobody else's way.
 #[tokio::test]
 async fn an_org_that_keeps_every_worker_busy_leaves_one_to_the_others() {

@@ -115,9 +115,11 @@ fn service_limit(data_dir: &Path) -> Option<u64> {
 
 /// What may be held at once, by the settings, against what the machine has.
 fn memory(settings: &Settings, report: &mut Report) {
-    let uploads = settings.uploads.memory_bytes_max as u64 * settings.uploads.concurrent_max as u64;
+    let uploads = (settings.uploads.memory_bytes_max as u64).saturating_mul(settings.uploads.concurrent_max as u64);
     let passwords = u64::from(settings.passwords.memory_kib) * 1024 * settings.passwords.concurrent_max as u64;
-    let needed = settings.cache.blob_bytes_max + settings.workers.memory_bytes_max + uploads + passwords;
+    // Half of it is for the one more of an org that another one keeps out.
+    let renderings = settings.workers.memory_bytes_max.saturating_mul(2);
+    let needed = settings.cache.blob_bytes_max.saturating_add(renderings).saturating_add(uploads).saturating_add(passwords);
     let Some(there) = memory_bytes() else { return };
     let (needed_mib, there_mib) = (needed >> 20, there >> 20);
     if needed > there {
