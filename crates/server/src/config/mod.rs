@@ -1,6 +1,7 @@
 //! Settings from a file, the environment and flags, in rising order of weight. Unknown keys are faults, and all faults are
 //! reported at once.
 
+mod bounds;
 mod domain;
 mod reference;
 mod settings;
@@ -196,7 +197,7 @@ fn suggestion(key: &str) -> String {
 
 /// What single values can't tell.
 fn contradictions(settings: &Settings) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut faults = bounds::faults(settings);
     let mut fault = |wrong: bool, text: &str| {
         if wrong {
             faults.push(text.to_owned());
@@ -207,53 +208,6 @@ fn contradictions(settings: &Settings) -> Vec<String> {
         tls.certificate_file.is_some() != tls.private_key_file.is_some(),
         "tls.certificate_file and tls.private_key_file go together: set both or none",
     );
-    fault(tls.reload_seconds == 0, "tls.reload_seconds: at least 1");
-    fault(tls.expiry_warning_days > 3650, "tls.expiry_warning_days: at most 3650");
-    fault(settings.server.header_bytes_max < 8192, "server.header_bytes_max: at least 8192");
-    fault(settings.server.connections_max == 0, "server.connections_max: at least 1");
-    fault(settings.server.connections_per_address_max == 0, "server.connections_per_address_max: at least 1");
-    fault(settings.server.requests_per_address_max == 0, "server.requests_per_address_max: at least 1");
-    fault(settings.server.response_idle_timeout_seconds == 0, "server.response_idle_timeout_seconds: at least 1");
-    fault(settings.server.idle_timeout_seconds == 0, "server.idle_timeout_seconds: at least 1");
-    fault(settings.uploads.concurrent_max == 0, "uploads.concurrent_max: at least 1");
-    fault(settings.uploads.open_max == 0, "uploads.open_max: at least 1");
-    fault(settings.uploads.open_per_org_max == 0, "uploads.open_per_org_max: at least 1");
-    fault(settings.uploads.open_per_account_max == 0, "uploads.open_per_account_max: at least 1");
-    fault(settings.workers.concurrent_max == 0, "workers.concurrent_max: at least 1");
-    fault(settings.workers.time_seconds_max == 0, "workers.time_seconds_max: at least 1");
-    fault(settings.workers.drawing_seconds_max == 0, "workers.drawing_seconds_max: at least 1");
-    fault(settings.workers.look_seconds_max == 0, "workers.look_seconds_max: at least 1");
-    fault(settings.passwords.concurrent_max == 0, "passwords.concurrent_max: at least 1");
-    fault(settings.passwords.memory_kib < 8, "passwords.memory_kib: at least 8");
-    fault(settings.passwords.passes == 0, "passwords.passes: at least 1");
-    fault(settings.passwords.queue_max == 0, "passwords.queue_max: at least 1");
-    fault(settings.passwords.queue_per_range_max == 0, "passwords.queue_per_range_max: at least 1");
-    fault(settings.passwords.wait_seconds_max == 0, "passwords.wait_seconds_max: at least 1");
-    fault(settings.storage.part_bytes < 5 * 1024 * 1024, "storage.part_bytes: at least 5242880, as S3 has it");
-    fault(settings.storage.time_seconds_max == 0, "storage.time_seconds_max: at least 1");
-    fault(settings.storage.bytes_per_second_min == 0, "storage.bytes_per_second_min: at least 1");
-    fault(settings.database.time_seconds_max == 0, "database.time_seconds_max: at least 1");
-    fault(settings.database.connections_max.get() < 5, "database.connections_max: at least 5");
-    fault(settings.scrub.interval_seconds == 0, "scrub.interval_seconds: at least 1");
-    fault(settings.sweep.interval_seconds == 0, "sweep.interval_seconds: at least 1");
-    // Below what an upload takes, sweeping would remove bytes whose row is on its way.
-    fault(settings.sweep.grace_seconds < 3600, "sweep.grace_seconds: at least 3600");
-    fault(settings.sweep.trash_seconds < 3600, "sweep.trash_seconds: at least 3600");
-    let link_ttl_max = imagewell_core::keys::LINK_TTL_MAX.as_secs();
-    fault(
-        !(1..=link_ttl_max).contains(&settings.file_service.link_ttl_seconds),
-        "file_service.link_ttl_seconds: from 1 to 604800, as S3 has it",
-    );
-    fault(
-        !(1..=imagewell_core::keys::TOKEN_TTL_MAX.as_secs()).contains(&settings.oauth.token_ttl_seconds),
-        "oauth.token_ttl_seconds: from 1 to 3600",
-    );
-    fault(!(1..=16_384).contains(&settings.images.transform_side_px_max), "images.transform_side_px_max: from 1 to 16384");
-    fault(settings.dropbox.ticket_ttl_seconds == 0, "dropbox.ticket_ttl_seconds: at least 1");
-    fault(settings.sessions.idle_seconds == 0, "sessions.idle_seconds: at least 1");
-    fault(settings.sessions.absolute_seconds == 0, "sessions.absolute_seconds: at least 1");
-    fault(settings.dropbox.session_seconds == 0, "dropbox.session_seconds: at least 1");
-    fault(!(1..=4096).contains(&settings.dropbox.size_px_max), "dropbox.size_px_max: from 1 to 4096");
     fault(settings.oauth.issuer.is_empty(), "oauth.issuer: may not be empty");
     let provider = &settings.identity_provider;
     fault(

@@ -60,6 +60,17 @@ macro_rules! settings {
                 None
             }
 
+            /// The value of a setting, as it would be read. None when there is no such key.
+            #[must_use]
+            pub fn shown(&self, key: &str) -> Option<String> {
+                $($(
+                    if key == key_of(stringify!($section), stringify!($name)) {
+                        return Some(self.$section.$name.show());
+                    }
+                )*)*
+                None
+            }
+
             /// Every setting, in the order of this page.
             #[must_use]
             pub fn entries() -> Vec<Entry> {
@@ -165,22 +176,22 @@ settings! {
 
     /// Bounds on multipart bodies.
     multipart: MultipartSettings {
-        /// Parts of one body.
+        /// Parts of one body. At least 8.
         parts_max: usize = "64";
-        /// Header lines of one part.
+        /// Header lines of one part. At least 2.
         part_headers_max: usize = "8";
-        /// Bytes of one part's headers.
+        /// Bytes of one part's headers. At least 1024.
         part_header_bytes_max: usize = "8192";
-        /// Bytes of a part's name.
+        /// Bytes of a part's name. At least 64.
         name_bytes_max: usize = "256";
-        /// Bytes of a text part.
+        /// Bytes of a text part. At least 1024.
         text_bytes_max: usize = "65536";
     }
 
     /// Receiving bytes.
     uploads: UploadSettings {
         /// Bytes of one upload held in memory; what is larger goes through a file without a name. All uploads together hold at most
-        /// `concurrent_max` times as much; what doesn't fit goes through files too.
+        /// `concurrent_max` times as much; what doesn't fit goes through files too. At least 65536, so that what has come can be judged.
         memory_bytes_max: usize = "1048576";
         /// Uploads that are written to disk, inspected or stored at once. Orgs take turns.
         concurrent_max: usize = "64";
@@ -279,7 +290,7 @@ settings! {
 
     /// Password hashing with argon2id. Stored hashes keep the costs that they were made with.
     passwords: PasswordSettings {
-        /// Memory of one hash, in KiB.
+        /// Memory of one hash, in KiB. At least 8.
         memory_kib: u32 = "19456";
         /// Passes over that memory.
         passes: u32 = "2";
@@ -324,7 +335,7 @@ settings! {
         /// Workers at once. With two or more, the first rendering of an org that waits while another org holds them all gets one more.
         concurrent_max: usize = "2";
         /// Bytes that all renderings at once may take, by estimate. One that would take more waits until it is alone. The one more of
-        /// another org may take half of this beyond it.
+        /// another org may take as much for itself, so in all it is twice this.
         memory_bytes_max: u64 = "536870912";
         /// Renderings that wait for their turn. More are told to come back.
         queue_max: usize = "64";
@@ -367,7 +378,7 @@ settings! {
         /// So many blobs without a row are moved to the trash whatever their share, as long as some blob has a row.
         orphans_always: u64 = "100";
         /// Seconds by which the clock may be ahead of the last moment at which the database was in use. What has become due by a clock that is further ahead
-        /// is removed as time passes, at twice the speed, and not at once.
+        /// is removed as time passes, at twice the speed, and not at once. At least 120, since that moment is written down each minute.
         clock_jump_seconds_max: u64 = "600";
         /// Seconds by which a node's clock may differ from PostgreSQL's before that node removes nothing and is unready.
         clock_offset_seconds_max: u64 = "60";

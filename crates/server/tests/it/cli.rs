@@ -203,6 +203,25 @@ fn two_services_do_not_share_a_folder() {
     assert!(process.terminate().success());
 }
 
+#[test]
+fn a_setting_that_would_refuse_everything_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let data = folder.path().join("data");
+    let mut command =
+        imagewell(&data, &["serve", "--set", "uploads.memory_bytes_max=0", "--set", "opsportal.upload_bytes_max=1"]);
+    let refused = command.env("IMAGEWELL_SERVER_HTTP2_STREAMS_MAX", "0").output().expect("runs");
+    let said = text(&refused);
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    for fault in [
+        "uploads.memory_bytes_max: at least 65536",
+        "opsportal.upload_bytes_max: at least 2",
+        "server.http2_streams_max: at least 1",
+    ] {
+        assert!(said.contains(fault), "{fault:?} in {said}");
+    }
+    assert!(!data.exists(), "nothing is made");
+}
+
 #[tokio::test]
 async fn sweep_says_what_it_would_remove_and_why() {
     let (_folder, data) = accounts_on_disk();
@@ -223,6 +242,7 @@ async fn sweep_says_what_it_would_remove_and_why() {
     let said = text(&stopped);
     assert!(said.contains("1 of 1 blobs have no row") && said.contains("imagewell sweep --confirm"), "{said}");
     assert!(said.contains("removed 0 expired pictures, 0 deleted versions, 0 orphans") && orphan.exists(), "{said}");
+    assert!(said.contains("0 sessions, 0 bytes"), "what stays is not counted: {said}");
     let real = run(&data, &["sweep", "--confirm"]);
     assert!(
         real.status.success() && text(&real).contains("removed 0 expired pictures, 0 deleted versions, 1 orphans"),
