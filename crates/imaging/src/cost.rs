@@ -25,19 +25,18 @@ impl fmt::Display for SlowEncoder {
     }
 }
 
-/// The slow encoder that a rendering of an image goes through, with the pixels that it gets; none when a quick one makes it.
-/// Animations are never encoded by one of these.
+/// The slow encoder that a rendering of an image goes through, with the pixels that it gets, of all frames of an animation together; none
+/// when a quick one makes it.
 #[must_use]
 pub fn slow_encoder(transform: &Transform, facts: &Facts) -> Option<(SlowEncoder, u64)> {
-    if transform.animate && facts.frames > 1 && transform.outputs.can_animate() {
-        return None;
-    }
-    let encoder = match transform.outputs.choose(Shape { opaque: true, animated: false }) {
+    let animated = transform.animate && facts.frames > 1 && transform.outputs.can_animate();
+    let encoder = match transform.outputs.choose(Shape { opaque: true, animated }) {
         Format::Avif => SlowEncoder::Avif,
         Format::WebP if transform.lossless => SlowEncoder::LosslessWebP,
         _ => return None,
     };
-    Some((encoder, output_pixels(transform, facts)))
+    let frames = if animated { u64::from(facts.frames) } else { 1 };
+    Some((encoder, output_pixels(transform, facts).saturating_mul(frames)))
 }
 
 /// The same transform for clients whose other formats are as good: without AVIF. None when AVIF alone was asked for.
@@ -80,6 +79,10 @@ mod tests {
         }
         let moving = Transform { animate: true, ..of(Outputs { webp: true, ..avif }, Fit::Original) };
         assert_eq!(slow_encoder(&moving, &Facts { frames: 2, ..facts }), None);
+        let moving = Transform { lossless: true, ..moving };
+        let (animation, still) = (Facts { frames: 7, ..facts }, Transform { animate: false, ..moving });
+        assert_eq!(slow_encoder(&moving, &animation), Some((SlowEncoder::LosslessWebP, 7 * 120_000)), "every frame is encoded");
+        assert_eq!(slow_encoder(&still, &animation), Some((SlowEncoder::Avif, 120_000)), "one frame is");
         assert_eq!(without_avif(&of(avif, Fit::Original)), None, "there is nothing else");
         let modern = of(Outputs { avif: true, ..Outputs::CLASSIC }, Fit::Original);
         assert_eq!(without_avif(&modern), Some(of(Outputs::CLASSIC, Fit::Original)));

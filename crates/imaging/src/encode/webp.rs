@@ -13,6 +13,8 @@ const QUALITY: u8 = 81;
 const METHOD: i32 = 2;
 /// A picture of so few colours is drawn: without loss it is smaller, and its edges stay.
 const DRAWN_COLOURS_MAX: usize = 256;
+/// In a larger one that would take too long.
+const DRAWN_PIXELS_MAX: u64 = 16_000_000;
 
 pub(super) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<Vec<u8>, Failed> {
     let config = config(encoding, is_drawn(picture))?;
@@ -39,6 +41,9 @@ pub(super) fn config(encoding: &Encoding<'_>, drawn: bool) -> Result<WebPConfig,
 }
 
 fn is_drawn(picture: &DynamicImage) -> bool {
+    if u64::from(picture.width()) * u64::from(picture.height()) > DRAWN_PIXELS_MAX {
+        return false;
+    }
     let mut colours = HashSet::new();
     let mut few = |colour: [u8; 4]| {
         colours.insert(colour);

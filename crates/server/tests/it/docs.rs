@@ -94,6 +94,55 @@ fn what_operators_are_told_exists() {
     assert!(said.contains("syntax is ok"), "{said}");
 }
 
+/// Who can take how much is told in figures, which are the defaults.
+#[test]
+fn the_figures_of_the_trust_table_are_the_defaults() {
+    let text = std::fs::read_to_string(document("docs/trust.md")).expect("docs/trust.md");
+    let Settings { server, uploads, workers, multipart, scrub, .. } = Settings::default();
+    let megapixels = |pixels: u64| pixels / 1_000_000;
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
+    let upload_bytes = uploads.memory_bytes_max as u64 * uploads.concurrent_max as u64;
+    for figure in [
+        format!("{} KiB of text and {} parameters a request", multipart.text_bytes_max / 1024, multipart.parts_max),
+        format!(
+            "{} an address, {} in all; {} s until the first request, {} s idle",
+            server.connections_per_address_max,
+            thousands(server.connections_max),
+            server.header_timeout_seconds,
+            server.idle_timeout_seconds
+        ),
+        format!("| {} an address, behind a trusted proxy the client's", server.requests_per_address_max),
+        format!("{} an account, {} an org, {} in all", uploads.open_per_account_max, uploads.open_per_org_max, uploads.open_max),
+        format!("| {}, each short", uploads.concurrent_max),
+        format!("{} MiB in all, 64 KiB for each once it is slow", mib(upload_bytes)),
+        format!(
+            "{} KiB a second after {} s, {} s of silence, {} s in all",
+            server.body_bytes_per_second_min / 1024,
+            server.body_rate_grace_seconds,
+            server.body_idle_timeout_seconds,
+            server.body_timeout_seconds
+        ),
+        format!(
+            "one org all of them ({}), each for {} s",
+            ["none", "one", "two"][workers.concurrent_max],
+            workers.time_seconds_max
+        ),
+        format!("{} MiB for all, by estimate", mib(workers.memory_bytes_max)),
+        format!("{}, of which {} for one org, {} s each", workers.queue_max, workers.queue_per_org_max, workers.wait_seconds_max),
+        format!(
+            "AVIF of {} and lossless WebP of {} megapixels",
+            megapixels(workers.avif_pixels_max),
+            megapixels(workers.lossless_webp_pixels_max)
+        ),
+        format!("{} s for an SVG", workers.drawing_seconds_max),
+        format!("of low priority, {} s each", workers.look_seconds_max),
+        format!("{} MiB a second on one node", mib(scrub.bytes_per_second_max)),
+    ] {
+        assert!(text.contains(&figure), "docs/trust.md does not say {figure:?}");
+    }
+}
+
 fn code_below(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).expect("folder").flatten().map(|entry| entry.path());
     entries
