@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../clients"))
 sys.path.insert(0, os.path.join(HERE, "../cluster"))
 from clients import MD5, Service, photograph  # noqa: E402
-from cluster import picture  # noqa: E402
+from callers import picture  # noqa: E402
 from parts import free_port, listens, wait_until  # noqa: E402
 
 # Every emulator's, as its documentation says.

@@ -3,10 +3,13 @@
 import glob
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
+
+DEPLOY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy")
 
 ACCESS_KEY = "GK0123456789abcdef01234567"
 SECRET_KEY = "0123456789abcdef" * 4
@@ -34,8 +37,22 @@ def listens(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def shipped(name):
+    """The text of a file of deploy/."""
+    with open(os.path.join(DEPLOY, name)) as file:
+        return file.read()
+
+
+def replaced(text, *changes):
+    """The text with each of these replaced, all of which must be there."""
+    for old, new in changes:
+        assert old in text, f"{old!r} is not there any more"
+        text = text.replace(old, new)
+    return text
+
+
 class Process:
-    """A child that can be killed and started again."""
+    """A child that can be killed, paused, and started again."""
 
     def __init__(self, name, command, folder, environment=None):
         self.name, self.command, self.environment = name, command, environment
@@ -49,8 +66,15 @@ class Process:
         self.child.kill()
         self.child.wait()
 
+    def pause(self):
+        self.child.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.child.send_signal(signal.SIGCONT)
+
     def stop(self):
         if self.child and self.child.poll() is None:
+            self.resume()
             self.child.terminate()
             try:
                 self.child.wait(20)
@@ -91,6 +115,12 @@ class Postgres:
 
     def stop(self):
         self.control("-m", "fast", "stop")
+
+    def ends_sessions(self):
+        """As an administrator does it: the server goes on, and every connection ends."""
+        statement = ("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                     "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
+        self.run("psql", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-c", statement, "postgres")
 
     @property
     def url(self):
@@ -145,24 +175,55 @@ class Garage:
             node.stop()
 
 
-def nginx(folder, name, upstreams, port, location=""):
-    """A balancer as deploy/nginx.conf: whoever is away is passed over, and nobody for what one request met."""
-    place = os.path.join(folder, name)
+def store_balancer(folder, upstreams, port):
+    """nginx in front of the nodes of a store: it asks another one also after a 503."""
+    place = os.path.join(folder, "store")
     os.makedirs(place)
     servers = "".join(f"server 127.0.0.1:{upstream} max_fails=0;" for upstream in upstreams)
     with open(os.path.join(place, "nginx.conf"), "w") as file:
         file.write(
-            f"daemon off; pid {place}/pid; error_log {place}/error.log; worker_processes 1; events {{ worker_connections 1024; }}\n"
-            f"http {{ access_log off; client_max_body_size 0; client_body_temp_path {place}/body; proxy_temp_path {place}/proxy;\n"
-            f"fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;\n"
+            f"daemon off; pid {place}/pid; error_log {place}/error.log; worker_processes 1;\n"
+            f"events {{ worker_connections 1024; }}\n"
+            f"http {{ access_log off; client_max_body_size 0; {temporary_paths(place)}\n"
             f"upstream nodes {{ {servers} keepalive 32; }}\n"
             f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://nodes; proxy_http_version 1.1;\n"
-            f'proxy_set_header Connection ""; proxy_set_header Host $http_host; proxy_read_timeout 60s; {location} }} }} }}\n'
+            f'proxy_set_header Connection ""; proxy_set_header Host $http_host; proxy_read_timeout 60s;\n'
+            f"proxy_next_upstream error timeout http_503 non_idempotent; proxy_request_buffering off; }} }} }}\n"
         )
-    process = Process(name, ["nginx", "-p", place, "-c", os.path.join(place, "nginx.conf")], folder)
+    return start_nginx(folder, "store", ["-p", place, "-c", f"{place}/nginx.conf"], port)
+
+
+def shipped_nginx(folder, nodes, port, more=""):
+    """deploy/nginx.conf as it is shipped, before three nodes. Only ports and paths are replaced; each answer says which nodes were
+    asked, and servers may be added."""
+    place = os.path.join(folder, "front")
+    os.makedirs(place)
+    ports = [(f"server 127.0.0.1:808{index + 1} ", f"server 127.0.0.1:{node} ") for index, node in enumerate(nodes)]
+    text = replaced(shipped("nginx.conf"), *ports, ("listen 8080;", f"listen 127.0.0.1:{port};"),
+                    ("http {\n", f"http {{\n    access_log off; {temporary_paths(place)}\n"),
+                    ("location / {\n", "location / {\n            add_header X-Asked $upstream_addr always;\n"))
+    with open(os.path.join(place, "nginx.conf"), "w") as file:
+        file.write(text[:text.rindex("}")] + more + "}\n")
+    globals_ = f"daemon off; pid {place}/pid; error_log {place}/error.log;"
+    return start_nginx(folder, "front", ["-p", place, "-c", f"{place}/nginx.conf", "-g", globals_], port)
+
+
+def temporary_paths(place):
+    return " ".join(f"{kind}_temp_path {place}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+
+
+def start_nginx(folder, name, arguments, port):
+    # Debian keeps it out of the path of those who are not root.
+    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+    process = Process(name, ["nginx", *arguments], folder, environment)
     process.start()
     wait_until(lambda: listens(port), "starting nginx")
     return process
+
+
+def libfaketime():
+    """Debian's library that gives a process another time."""
+    return glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")[0]
 
 
 class Node(Process):
@@ -184,14 +245,29 @@ class Node(Process):
             "IMAGEWELL_LOG": "warn",
             **(settings or {}),
         }
-        self.program = program
+        self.program, self.clock = program, None
         super().__init__(f"node{index}", [program, "serve"], folder, environment)
 
-    def run(self, *arguments, environment=None):
+    def with_clock(self, folder):
+        """From its next start on, the node's clock can be set. Its monotonic clock stays right, as a machine's does."""
+        self.clock = os.path.join(folder, f"{self.name}.clock")
+        self.set_clock(0)
+        self.environment.update({
+            "LD_PRELOAD": libfaketime(), "FAKETIME_TIMESTAMP_FILE": self.clock, "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+        })
+
+    def set_clock(self, seconds_ahead):
+        with open(f"{self.clock}.new", "w") as file:
+            file.write(f"{seconds_ahead:+d}s\n")
+        os.replace(f"{self.clock}.new", self.clock)
+
+    def run(self, *arguments, environment=None, check=True):
+        """Runs a command with the node's settings."""
         done = subprocess.run([self.program, *arguments], env=environment or self.environment, capture_output=True, text=True)
-        if done.returncode != 0:
+        if check and done.returncode != 0:
             raise AssertionError(f"imagewell {' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done.stdout
+        return done
 
     @property
     def url(self):
