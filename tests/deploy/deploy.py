@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""deploy/ as it is shipped: nginx before three real services, the unit by systemd's own tools, the compose file; with --long also Caddy.
+"""deploy/ as it is shipped: nginx, Caddy and HAProxy before three real services, the units by systemd's own tools, the compose file.
 
 Of what is shipped only ports, paths and the names of machines are replaced."""
 
@@ -9,6 +9,8 @@ import http.client
 import json
 import os
 import re
+import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,30 +23,17 @@ import unittest
 import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DEPLOY = os.path.join(HERE, "../../deploy")
 sys.path.insert(0, os.path.join(HERE, "../cluster"))
 sys.path.insert(0, os.path.join(HERE, "../clients"))
 from clients import MD5  # noqa: E402
-from cluster import picture  # noqa: E402
-from parts import free_port, listens, wait_until  # noqa: E402
+from callers import picture  # noqa: E402
+from parts import DEPLOY, free_port, listens, replaced, shipped, shipped_nginx, wait_until  # noqa: E402
 
 PROOF = {"Authorization": "Basic " + base64.b64encode(f"till01:{MD5}".encode()).decode()}
 FILE = "/api_gateway/file-service/rewards/"
 # Loopback addresses are as many as one wants; the proxy's own is 127.0.0.1.
 ONE, ANOTHER = "127.0.0.2", "127.0.0.3"
-
-
-def shipped(name):
-    with open(os.path.join(DEPLOY, name)) as file:
-        return file.read()
-
-
-def replaced(text, *changes):
-    """Each of these must be there."""
-    for old, new in changes:
-        assert old in text, f"{old!r} is not there any more"
-        text = text.replace(old, new)
-    return text
+ISSUER = "http://127.0.0.1:9"
 
 
 class Service:
@@ -61,6 +50,9 @@ class Service:
             "IMAGEWELL_LOG_FORMAT": "json",
             "IMAGEWELL_SERVER_TRUSTED_PROXIES": "127.0.0.1",
             "IMAGEWELL_SERVER_DRAIN_DELAY_SECONDS": "120",
+            # An outside provider whose keys can't be had: whoever shows a token of it is answered with 503.
+            "IMAGEWELL_IDENTITY_PROVIDER_ISSUER": ISSUER,
+            "IMAGEWELL_IDENTITY_PROVIDER_AUDIENCE": "imagewell",
         }
         self.run("provision", os.path.join(HERE, "../../testdata/accounts.toml"))
         with open(self.log, "w") as log:
@@ -150,26 +142,73 @@ class Balanced(unittest.TestCase):
         status, text, _ = self.upload("dead.png", picture(20_000, 1))
         self.assertEqual(status, 200, text)
 
+    def check_that_refusals_of_one_caller_are_nobody_elses(self):
+        """A caller who is told 503 all the time, and one who is told 429, take the nodes away from nobody."""
+        told, ended = {"503": [], "429": []}, threading.Event()
+
+        def show_token():
+            headers = {"X-CAP-API-OAUTH-TOKEN": token_of_provider()}
+            told["503"].append(request(self.port, FILE + "none.png", source=ANOTHER, headers=headers)[0])
+
+        def guess():
+            login = json.dumps({"username": "ada", "password": "wrong"})
+            visit = request(self.port, "/csrfToken", source="127.0.0.4")
+            headers = {"Content-Type": "application/json", "X-CSRF-Token": json.loads(visit[1])["_csrf"],
+                       "Cookie": visit[2].get("set-cookie", visit[2].get("Set-Cookie", "")).split(";")[0]}
+            told["429"].append(request(self.port, "/site/login", "POST", "127.0.0.4", login, headers)[0])
+
+        def repeat(call):
+            while not ended.is_set():
+                call()
+
+        callers = [threading.Thread(target=repeat, args=(call,)) for call in (show_token, show_token, guess, guess)]
+        for caller in callers:
+            caller.start()
+        statuses, end = [], time.monotonic() + 4
+        while time.monotonic() < end:
+            statuses.append(request(self.port, "/csrfToken")[0])
+        ended.set()
+        for caller in callers:
+            caller.join()
+        self.assertGreater(told["503"].count(503), 20, told["503"][:20])
+        self.assertGreater(told["429"].count(429), 20, told["429"][:20])
+        self.assertGreater(len(statuses), 20)
+        self.assertEqual(set(statuses), {200}, f"{len(statuses) - statuses.count(200)} of {len(statuses)} are not 200")
+
+    def check_that_a_stopping_node_is_passed_over(self):
+        self.services[1].process.terminate()
+        time.sleep(2.5)
+        before = len(self.services[1].lines())
+        self.assertEqual([request(self.port, "/csrfToken")[0] for _ in range(30)], [200] * 30)
+        answered = [line for line in self.services[1].lines()[before:] if "csrfToken" in json.dumps(line)]
+        self.assertEqual(answered, [])
+
+    def check_that_a_silent_head_is_given_up(self):
+        stream = connect(self.port, ANOTHER, "GET /csrfToken HTTP/1.1\r\nHost: images.exa")
+        self.assertLess(seconds_until_closed(stream, 40), 30)
+
+    def check_that_large_heads_and_bodies_pass(self):
+        self.assertEqual(request(self.port, "/csrfToken", headers={"Cookie": "other=" + "a" * 12_000})[0], 200)
+        status, text, _ = self.upload("largest.png", picture(9_900_000, 1))
+        self.assertEqual(status, 200, text)
+
     def upload(self, name, body):
         return request(self.port, FILE + name, "POST", body=body, headers=PROOF)
+
+
+def token_of_provider():
+    """A token as that provider makes them, but for its signature: nobody has the key by which to check it."""
+    def part(value):
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    claims = {"iss": ISSUER, "aud": "imagewell", "sub": "x", "exp": int(time.time()) + 600, "org_id": 100606}
+    return f"{part({'alg': 'RS256', 'kid': 'a'})}.{part(claims)}.{'A' * 342}"
 
 
 class Nginx(Balanced):
     @classmethod
     def start_balancer(cls):
-        place = os.path.join(cls.folder.name, "nginx")
-        os.makedirs(place)
-        ports = [(f"server 127.0.0.1:808{number + 1} ", f"server 127.0.0.1:{service.port} ") for number, service in enumerate(cls.services)]
-        temporary = "".join(f"{kind}_temp_path {place}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        text = replaced(shipped("nginx.conf"), *ports, ("listen 8080;", f"listen {cls.port};"),
-                        ("http {\n", f"http {{\n    access_log off; {temporary}\n"))
-        text = text[:text.rindex("}")] + cls.others() + "}\n"
-        with open(os.path.join(place, "nginx.conf"), "w") as file:
-            file.write(text)
-        globals_ = f"daemon off; pid {place}/pid; error_log {place}/error.log;"
-        path = os.environ["PATH"] + ":/usr/sbin"
-        return subprocess.Popen(["nginx", "-p", place, "-c", f"{place}/nginx.conf", "-g", globals_], env={**os.environ, "PATH": path},
-                                stderr=subprocess.DEVNULL)
+        return shipped_nginx(cls.folder.name, [service.port for service in cls.services], cls.port, cls.others()).child
 
     @classmethod
     def others(cls):
@@ -178,9 +217,9 @@ class Nginx(Balanced):
         one = shipped("nginx.conf")
         one = one[one.index("    server {"):one.rindex("}")].replace("proxy_pass http://imagewell", f"proxy_pass http://127.0.0.1:{cls.services[0].port}")
         forwarded = "proxy_set_header X-Forwarded-For $remote_addr;"
-        return (replaced(one, ("listen 8080;", f"listen {cls.port_of_one};"))
-                + replaced(one, ("listen 8080;", f"listen {cls.port_that_believes};"), (forwarded, ""))
-                + replaced(one, ("listen 8080;", f"listen {cls.port_with_limit};"), ("client_max_body_size 0;", "client_max_body_size 1m;")))
+        return (replaced(one, ("listen 8080;", f"listen 127.0.0.1:{cls.port_of_one};"))
+                + replaced(one, ("listen 8080;", f"listen 127.0.0.1:{cls.port_that_believes};"), (forwarded, ""))
+                + replaced(one, ("listen 8080;", f"listen 127.0.0.1:{cls.port_with_limit};"), ("client_max_body_size 0;", "client_max_body_size 1m;")))
 
     def test_a_client_is_counted_by_its_own_address(self):
         self.check_addresses()
@@ -226,11 +265,13 @@ class Nginx(Balanced):
         wait_until(lambda: request(self.port, "/csrfToken", source=ANOTHER)[0] == 200, "being served again", 20)
 
     def test_a_head_that_does_not_end_is_given_up(self):
-        stream = connect(self.port, ANOTHER, "GET /csrfToken HTTP/1.1\r\nHost: images.exa")
-        self.assertLess(seconds_until_closed(stream, 40), 30)
+        self.check_that_a_silent_head_is_given_up()
 
-    def test_a_head_with_a_large_token_passes(self):
-        self.assertEqual(request(self.port, "/csrfToken", headers={"Cookie": "other=" + "a" * 12_000})[0], 200)
+    def test_large_heads_and_bodies_pass(self):
+        self.check_that_large_heads_and_bodies_pass()
+
+    def test_refusals_of_one_caller_are_nobody_elses(self):
+        self.check_that_refusals_of_one_caller_are_nobody_elses()
 
     def test_a_body_that_stops_is_given_up(self):
         if not long:
@@ -276,41 +317,62 @@ class NginxInTrouble(Nginx):
         self.check_that_a_dead_node_is_not_noticed()
 
 
-class Caddy(Balanced):
-    @classmethod
-    def setUpClass(cls):
-        if not long:
-            raise unittest.SkipTest("Caddy is not installed for the short run: scripts/test --long deploy")
-        super().setUpClass()
+class ByReadiness:
+    """Tests of balancers that ask for /readyz. Nodes go away one after the other."""
 
+    def test_1_a_client_is_counted_by_its_own_address(self):
+        self.check_addresses()
+
+    def test_2_large_heads_and_bodies_pass(self):
+        self.check_that_large_heads_and_bodies_pass()
+
+    def test_3_refusals_of_one_caller_are_nobody_elses(self):
+        self.check_that_refusals_of_one_caller_are_nobody_elses()
+
+    def test_4_a_head_that_does_not_end_is_given_up(self):
+        self.check_that_a_silent_head_is_given_up()
+
+    def test_5_a_node_that_is_stopped_is_passed_over(self):
+        self.check_that_a_stopping_node_is_passed_over()
+
+    def test_6_a_dead_node_is_not_noticed(self):
+        self.check_that_a_dead_node_is_not_noticed()
+
+
+class Caddy(ByReadiness, Balanced):
     @classmethod
     def start_balancer(cls):
         ports = " ".join(f"127.0.0.1:{service.port}" for service in cls.services)
         text = replaced(shipped("Caddyfile"), ("10.0.0.11:8080 10.0.0.12:8080 10.0.0.13:8080", ports),
-                        ("images.example.com {", f":{cls.port} {{"), ("{\n\tservers {", "{\n\tadmin off\n\tservers {"))
+                        ("images.example.com {", f":{cls.port} {{\n\tbind 127.0.0.1"), ("{\n\tservers {", "{\n\tadmin off\n\tservers {"))
         path = os.path.join(cls.folder.name, "Caddyfile")
         with open(path, "w") as file:
             file.write(text)
         environment = {**os.environ, "HOME": cls.folder.name, "XDG_DATA_HOME": cls.folder.name, "XDG_CONFIG_HOME": cls.folder.name}
         return subprocess.Popen(["caddy", "run", "--config", path, "--adapter", "caddyfile"], env=environment, stderr=subprocess.DEVNULL)
 
-    def test_1_a_client_is_counted_by_its_own_address(self):
-        self.check_addresses()
 
-    def test_2_large_bodies_pass(self):
-        status, text, _ = self.upload("largest.png", picture(9_900_000, 1))
-        self.assertEqual(status, 200, text)
+class Haproxy(ByReadiness, Balanced):
+    @classmethod
+    def start_balancer(cls):
+        nodes = [(f"10.0.0.1{number + 1}:8080", f"127.0.0.1:{service.port}") for number, service in enumerate(cls.services)]
+        path = os.path.join(cls.folder.name, "haproxy.cfg")
+        with open(path, "w") as file:
+            file.write(replaced(shipped("haproxy.cfg"), *nodes, ("bind :8080", f"bind 127.0.0.1:{cls.port}")))
+        environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+        checked = subprocess.run(["haproxy", "-c", "-f", path], env=environment, capture_output=True, text=True)
+        assert checked.returncode == 0 and "warning" not in checked.stderr.lower(), checked.stdout + checked.stderr
+        return subprocess.Popen(["haproxy", "-db", "-f", path], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def test_3_a_node_that_is_stopped_is_passed_over(self):
-        self.services[1].process.terminate()
-        time.sleep(2.5)
-        before = len(self.services[1].lines())
-        self.assertEqual([request(self.port, "/csrfToken")[0] for _ in range(30)], [200] * 30)
-        answered = [line for line in self.services[1].lines()[before:] if "csrfToken" in json.dumps(line)]
-        self.assertEqual(answered, [])
-
-    def test_4_a_dead_node_is_not_noticed(self):
-        self.check_that_a_dead_node_is_not_noticed()
+    def test_7_one_address_has_so_many_connections(self):
+        streams = [connect(self.port, ANOTHER, "GET /csrfToken HTTP/1.1\r\nHost: images.exa") for _ in range(300)]
+        time.sleep(2)
+        # Sooner than a head that does not end is given up.
+        closed, _, _ = select.select(streams, [], [], 0)
+        self.assertEqual(len(closed), 300 - 256)
+        self.assertEqual(request(self.port, "/csrfToken")[0], 200)
+        for stream in streams:
+            stream.close()
 
 
 class Unit(unittest.TestCase):
@@ -347,6 +409,29 @@ class Unit(unittest.TestCase):
         disk = folder.replace("/var/lib/", "/var/lib/private/")
         self.assertIn("AssertPathIsMountPoint=" + disk, lines)
         self.assertIn("RequiresMountsFor=" + disk, lines)
+
+    def test_commands_run_as_the_service_does(self):
+        """imagewell-admin gives them the service's user, settings and folders, in words that systemd understands."""
+        command = shlex.split(shipped("imagewell-admin").split("\nexec ")[1])
+        properties = [word.split("=", 1)[1] for word in command if word.startswith("--property=")]
+        unit = self.directives()
+        for line in properties:
+            name, value = line.split("=", 1)
+            if name == "StateDirectory":
+                self.assertEqual(value.split()[0], unit[name])
+            elif name != "SupplementaryGroups":
+                self.assertEqual(value, unit.get(name, "imagewell"), line)
+        names = {line.split("=")[0] for line in properties}
+        self.assertEqual(names, {"DynamicUser", "User", "SupplementaryGroups", "StateDirectory", "StateDirectoryMode", "UMask",
+                                 "EnvironmentFile", "Environment"})
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "imagewell-admin.service")
+            with open(path, "w") as file:
+                lines = [line.replace("$groups", "adm") for line in properties]
+                file.write("\n".join(["[Service]", "Type=exec", f"ExecStart={program} doctor", "WorkingDirectory=/etc", *lines]) + "\n")
+            verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+            ours = [line for line in verified.stderr.splitlines() if "imagewell-admin.service" in line]
+            self.assertEqual((verified.returncode, ours), (0, []), verified.stderr)
 
     def test_it_ends_without_breaking_off_and_comes_back(self):
         unit = self.directives()
