@@ -9,7 +9,7 @@ use imagewell_core::model::{AccountKind, ActionKey, BlobKey, Org, OrgId};
 use imagewell_core::provision::{self, AccountPlan, Plan, Role, Secret};
 use tower::ServiceExt as _;
 
-use super::serve::{Hangup, lock, random_password, until_signal};
+use super::serve::{Hangup, Hangups, lock, random_password, until_signal};
 use super::{Outcome, explained};
 use crate::auth::address::ClientAddress;
 use crate::config::Settings;
@@ -52,7 +52,7 @@ pub(super) async fn run(mut settings: Settings) -> Outcome {
         permission: PERMISSION,
     });
     let demo = service.demo.clone();
-    until_signal(service, Hangup::End, |url| {
+    until_signal(service, Hangups::new(Hangup::End)?, |url| {
         if let Some(demo) = demo {
             explain(url, &demo, &image);
             explain_files(url, &sample);

@@ -1,5 +1,5 @@
 use std::fs::{File, TryLockError};
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use imagewell_core::durable::{make_folder, make_private};
 use imagewell_core::model::{AccountKind, Org, OrgId, SessionToken};
 use imagewell_core::provision::{self, AccountPlan, Plan, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_STORAGE, Outcome, explained};
 use crate::admin_password;
@@ -20,7 +20,7 @@ use crate::telemetry;
 pub(super) async fn run(settings: Settings) -> Outcome {
     telemetry::init_logs(&settings);
     // From here on, also while the database is being opened: it would end the process.
-    let _hangup = signal(SignalKind::hangup())?;
+    let hangups = Hangups::new(Hangup::Reload)?;
     let _lock = lock(&settings)?;
     allow_open_files(&settings);
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
@@ -32,7 +32,7 @@ pub(super) async fn run(settings: Settings) -> Outcome {
         }
     }
     first_start(&service).await?;
-    until_signal(service, Hangup::Reload, |_| {}).await
+    until_signal(service, hangups, |_| {}).await
 }
 
 /// Two services on one folder would not see each other's changes.
@@ -111,14 +111,17 @@ async fn first_start(service: &Service) -> Result<(), Box<dyn std::error::Error>
             return Err(explained(error));
         }
     }
-    println!("First start: made the org `default` and the user `admin`.");
-    if std::io::stdout().is_terminal() {
-        println!("Password (shown only now): {password}");
-        println!("It also lies in {}: remove that file once you keep the password elsewhere.", file.display());
+    let mut text = "First start: made the org `default` and the user `admin`.\n".to_owned();
+    // What does not go to a terminal may be kept in a journal, which others read.
+    let lies = if std::io::stdout().is_terminal() {
+        text.push_str(&format!("Password (shown only now): {password}\n"));
+        "It also lies"
     } else {
-        // What is printed here may be kept in a journal, which others read.
-        println!("The password lies in {}: remove that file once you keep the password elsewhere.", file.display());
-    }
+        "The password lies"
+    };
+    text.push_str(&format!("{lies} in {}: remove that file once you keep the password elsewhere.\n", file.display()));
+    // The file has it, should the terminal have gone.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
@@ -133,16 +136,37 @@ pub(super) fn random_password() -> Result<String, Box<dyn std::error::Error>> {
 pub(super) enum Hangup {
     /// Read the certificate again.
     Reload,
-    /// The terminal is gone: drain.
+    /// Drain.
     End,
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub(super) async fn until_signal(service: Service, hangup: Hangup, announce: impl FnOnce(&str)) -> Outcome {
+/// SIGHUPs from its making on; until then one ends the process.
+#[derive(Debug)]
+pub(super) struct Hangups {
+    signals: Signal,
+    meaning: Hangup,
+    on_terminal: bool,
+}
+
+impl Hangups {
+    pub(super) fn new(meaning: Hangup) -> std::io::Result<Self> {
+        let signals = signal(SignalKind::hangup())?;
+        Ok(Self { signals, meaning, on_terminal: std::io::stderr().is_terminal() })
+    }
+
+    /// What the next one means. The system sends one, too, when the terminal is closed: that ends the service.
+    async fn next(&mut self) -> Hangup {
+        self.signals.recv().await;
+        // A terminal that was closed answers with an error.
+        if self.on_terminal && !std::io::stderr().is_terminal() { Hangup::End } else { self.meaning }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, or until the terminal that it was started on is closed.
+pub(super) async fn until_signal(service: Service, mut hangups: Hangups, announce: impl FnOnce(&str)) -> Outcome {
     let scheme = if service.settings.tls.certificate_file.is_some() { "https" } else { "http" };
     // Before the first request: a signal that came sooner would cut it off.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hung_up = signal(SignalKind::hangup())?;
     let running = start(service).await.map_err(explained)?;
     let certificates = running.certificates();
     let url = format!("{scheme}://{}", running.address);
@@ -153,7 +177,7 @@ pub(super) async fn until_signal(service: Service, hangup: Hangup, announce: imp
             tokio::select! {
                 _ = terminate.recv() => return tracing::info!("SIGTERM: draining"),
                 _ = interrupt.recv() => return tracing::info!("SIGINT: draining"),
-                _ = hung_up.recv() => match (hangup, &certificates) {
+                hangup = hangups.next() => match (hangup, &certificates) {
                     (Hangup::End, _) => return tracing::info!("SIGHUP: draining"),
                     (Hangup::Reload, Some(certificates)) => certificates.reload(true),
                     (Hangup::Reload, None) => tracing::info!("SIGHUP: there is no certificate to be read again"),

@@ -52,7 +52,7 @@ async fn a_terminal_is_told_the_password_and_a_file_that_is_no_longer_good_goes(
     let data = folder.path().join("data");
     let served = imagewell(&data, &["serve"]);
     let mut command = Command::new("script");
-    command.args(["-qefc", &format!("timeout 20 {} serve", served.get_program().to_string_lossy()), "/dev/null"]);
+    command.args(["-qefc", &format!("timeout 90 {} serve", served.get_program().to_string_lossy()), "/dev/null"]);
     command.envs(served.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(folder.path());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("script(1) runs");
     let printed = read_until(&mut child, "also lies in");
@@ -62,13 +62,15 @@ async fn a_terminal_is_told_the_password_and_a_file_that_is_no_longer_good_goes(
     let password = std::fs::read_to_string(&file).expect("written").trim_end().to_owned();
     assert!(printed.contains(&password), "{printed}");
 
-    for _ in 0..200 {
-        // What `script` started notices a little later that its terminal is gone.
-        if std::fs::File::open(data.join("imagewell.lock")).expect("is there").try_lock().is_ok() {
-            break;
+    // The terminal is gone, and the service drains, whether it was listening yet or not.
+    let lock = std::fs::File::open(data.join("imagewell.lock")).expect("is there");
+    let ended = async {
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), ended).await.expect("it ends");
+    drop(lock);
     std::fs::write(&file, "one from before\n").expect("writes");
     let process = Process::serve(&data);
     assert!(!file.exists(), "{}", process.log());
