@@ -34,6 +34,14 @@ pub fn is_svg(head: &[u8]) -> bool {
 /// # Errors
 /// [`Error::Svg`] says what is wrong with the document.
 pub fn rasterise(source: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
+    rasterise_to(source, SIDE_PX, limits)
+}
+
+/// Draws a document as a PNG with transparency, so many pixels along its longer side.
+///
+/// # Errors
+/// [`Error::Svg`] says what is wrong with the document.
+pub fn rasterise_to(source: &[u8], side_px: f32, limits: &Limits) -> Result<Vec<u8>, Error> {
     let failed = |detail: String| Error::Svg { detail };
     if source.len() > SOURCE_BYTES_MAX {
         return Err(failed(format!("it has more than {SOURCE_BYTES_MAX} bytes")));
@@ -44,7 +52,7 @@ pub fn rasterise(source: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
     let text = std::str::from_utf8(source).map_err(|_| failed("it is not UTF-8".to_owned()))?;
     let tree = Tree::from_str(text, &options).map_err(|error| failed(error.to_string()))?;
     let size = tree.size();
-    let scale = SIDE_PX / size.width().max(size.height());
+    let scale = side_px / size.width().max(size.height());
     let (width, height) = ((size.width() * scale).round().max(1.0) as u32, (size.height() * scale).round().max(1.0) as u32);
     check_size(Format::Png, width, height, limits)?;
     let mut pixmap = Pixmap::new(width, height).ok_or_else(|| failed("it has no size".to_owned()))?;

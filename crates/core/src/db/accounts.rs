@@ -4,6 +4,7 @@ use super::query::{On, Query, columns, query, statements};
 use super::{Connection, Database};
 use crate::Error;
 use crate::model::{AccountId, AccountKind, Actor, Org, OrgId, OrgReference, Timestamp};
+use uuid::Uuid;
 
 statements! {
     ORG_BY_NAME = "SELECT id, name FROM orgs WHERE name = $1";
@@ -25,6 +26,8 @@ statements! {
         FROM accounts a JOIN orgs o ON o.id = a.org_id \
         WHERE a.kind = $3 AND (a.login_folded = $1 OR a.email_folded = $1) \
         AND (CAST($2 AS TEXT) IS NULL OR o.name = $2) LIMIT 2";
+    USER_LOGIN = "SELECT login FROM accounts WHERE org_id = $1 AND kind = 'user' AND login_folded = $2";
+    LOGIN_OF_USER = "SELECT login FROM accounts WHERE id = $1 AND org_id = $2 AND kind = 'user'";
     OUTSIDE = "SELECT id FROM accounts WHERE org_id = $1 AND kind = 'outside' AND login_folded = $2 AND NOT disabled";
     INSERT_OUTSIDE = "INSERT INTO accounts (id, org_id, kind, login, login_folded, secret_hash, disabled, created_us) \
         VALUES ($1, $2, 'outside', $3, $4, '', FALSE, $5) ON CONFLICT (org_id, kind, login_folded) DO NOTHING";
@@ -139,6 +142,16 @@ pub(crate) async fn actions_of_roles(database: &Database, org: OrgId, roles: &[S
 pub(crate) async fn find_outside_account(database: &Database, org: OrgId, key: &str) -> Result<Option<AccountId>, Error> {
     let id: Option<String> = query(OUTSIDE).bind(org.0).bind(key).fetch_optional_value(database).await?;
     id.map(|id| id.parse().map(AccountId).map_err(|error| Error::internal("reading an account's id", &error))).transpose()
+}
+
+/// The login of a user, in the case in which it is stored, by that login in any case or by the account's id.
+pub(crate) async fn user_login(database: &Database, org: OrgId, named: &str) -> Result<Option<String>, Error> {
+    let found: Option<(String,)> = query(USER_LOGIN).bind(org.0).bind(fold(named)).fetch_optional(database).await?;
+    let found = match (found, named.parse::<Uuid>()) {
+        (None, Ok(id)) => query(LOGIN_OF_USER).bind(id.to_string()).bind(org.0).fetch_optional(database).await?,
+        (found, _) => found,
+    };
+    Ok(found.map(|(login,)| login))
 }
 
 /// Makes such an account, unless it is there. `key` is what tells it from others, `login` what people see.

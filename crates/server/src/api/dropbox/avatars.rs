@@ -66,7 +66,7 @@ fn ticket(body: &[u8]) -> Result<Option<TicketNumber>> {
 
 /// Show an avatar
 ///
-/// The present one, or a drawing with initials where there is none. For everybody in the org.
+/// The present one, or initials on a colour where there is none: a PNG, or SVG where `Accept` names it. For everybody in the org.
 #[utoipa::path(get, path = "/api/{service}/{ID}/avatar", tag = "Dropbox",
     params(("service" = String, Path), ("ID" = String, Path), ("size" = Option<u32>, Query)),
     responses((status = 200, description = "The avatar", content_type = "image/*"), (status = 206), (status = 304),
@@ -88,7 +88,7 @@ pub async fn show(State(service): State<Service>, path: ResourcePath, request: R
             )
             .await
         }
-        None => Ok(default_avatar::draw(&caller.actor, &resource, size)),
+        None => default_avatar::answer(&head, &caller.actor, &resource, size).await,
     }
 }
 

@@ -40,19 +40,31 @@ async fn a_resource_takes_a_picture_and_keeps_the_earlier_ones() {
     assert_eq!(Portal::user(&app, "vera").await.get("/api/users/ada/avatar").await.header("content-type"), "image/jpeg");
     refused(&Portal::visitor(&app).get("/api/users/ada/avatar").await, 401);
     let elsewhere = Portal::user(&app, "eve").await.get("/api/users/ada/avatar").await;
-    assert_eq!(elsewhere.header("content-type"), "image/svg+xml", "another org's ada is another ada");
+    assert_eq!(elsewhere.header("content-type"), "image/png", "another org's ada is another ada");
 }
 
 #[tokio::test]
 async fn without_a_picture_there_are_initials_on_a_colour() {
     let app = TestApp::start().await;
     let ada = Portal::user(&app, "ada").await;
-    let drawn = ada.get("/api/users/ada.lovelace@example.com/avatar?size=96").await;
-    assert_eq!((drawn.status.as_u16(), drawn.header("content-type")), (200, "image/svg+xml"));
-    assert!(drawn.text().contains(">AL</text>") && drawn.text().contains("width=\"96\" height=\"96\""), "{}", drawn.text());
-    assert!(drawn.header("content-security-policy").contains("sandbox"));
-    assert_eq!(ada.get("/api/users/ada.lovelace@example.com/avatar?size=96").await.body, drawn.body, "the same every time");
+    let path = "/api/users/ada.lovelace@example.com/avatar?size=96";
+    let drawn = ada.get(path).await;
+    assert_eq!((drawn.header("content-type"), drawn.header("vary")), ("image/png", "Accept"));
+    let (width, height, corner) = seen(&drawn, 0, 0);
+    assert_eq!((width, height), (96, 96));
+    let picture = image::load_from_memory(&drawn.body).expect("a picture").into_rgb8();
+    let white = picture.pixels().filter(|pixel| pixel.0 == [255; 3]).count();
+    assert!((500..2500).contains(&white) && corner != [255; 3], "{white} white pixels of two letters");
+    assert_eq!(ada.get(path).await.body, drawn.body, "the same every time");
     assert_ne!(ada.get("/api/apps/ada.lovelace@example.com/avatar?size=96").await.body, drawn.body);
+    let asked = async |accept: &str| Answer::of(ada.request("GET", path).header("accept", accept)).await;
+    for accept in ["*/*", "image/*", "image/png,image/webp;q=0.8", ""] {
+        assert_eq!(asked(accept).await.body, drawn.body, "{accept}");
+    }
+    let vector = asked("image/avif,image/webp,image/svg+xml,*/*;q=0.8").await;
+    assert_eq!(vector.header("content-type"), "image/svg+xml");
+    assert!(vector.text().contains("aria-label=\"AL\"") && vector.text().contains("width=\"96\" height=\"96\""));
+    assert!(vector.header("content-security-policy").contains("sandbox"));
     refused(&ada.get("/api/users/ada/avatar?size=0").await, 400);
     for path in ["/api/planets/1/avatar", "/api/users/..%2Fx/avatar", "/api/dropbox/1/avatar", "/api/users/%3Cb%3E/avatar"] {
         assert!(matches!(ada.get(path).await.status.as_u16(), 400 | 404), "{path}");
@@ -68,7 +80,7 @@ async fn a_picture_is_dropped_and_the_earlier_ones_stay() {
     refused(&Answer::of(Portal::user(&app, "bob").await.change("DELETE", "/api/users/ada/picture")).await, 403);
     refused(&Answer::of(ada.request("DELETE", "/api/users/ada/picture")).await, 401);
     assert_eq!(Answer::of(ada.change("DELETE", "/api/users/ada/picture")).await.status.as_u16(), 200);
-    assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/svg+xml");
+    assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/png");
     assert_eq!(ada.get("/api/users/ada/avatars/1.png").await.status.as_u16(), 200);
     assert_eq!(
         Answer::of(ada.change("DELETE", "/api/users/ada/picture")).await.status.as_u16(),
@@ -78,7 +90,7 @@ async fn a_picture_is_dropped_and_the_earlier_ones_stay() {
     let ticket = ada.ticket(stripes(90, 90)).await;
     assert_eq!(number(&ada.take("users/ada", &ticket).await), "3");
     assert_eq!(number(&ada.take("users/ada", "").await), "", "none is the default");
-    assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/svg+xml");
+    assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/png");
 }
 
 /// A delete can not lose: who finds the avatar dropped already has nothing to do. On PostgreSQL each takes a number of its own.
@@ -93,7 +105,7 @@ async fn many_who_drop_an_avatar_at_once_all_succeed() {
         for answer in futures_util::future::join_all(drops).await {
             assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
         }
-        assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/svg+xml");
+        assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/png");
     }
 }
 
@@ -147,7 +159,7 @@ async fn of_two_resources_that_reach_for_one_picture_one_gets_it() {
         let mut shown = 0;
         for index in 0..6 {
             let avatar = root.get(&format!("/api/apps/{round}-{index}/avatar?size=16")).await;
-            shown += usize::from(avatar.header("content-type") != "image/svg+xml");
+            shown += usize::from(avatar.header("content-type") != "image/png");
         }
         assert_eq!(shown, 1);
     }
@@ -164,4 +176,24 @@ async fn avatars_survive_a_restart_and_the_sweep() {
     imagewell_core::sweep::run(&app.service.app, imagewell_core::sweep::Mode::Remove, |_| {}).await.expect("sweeps");
     let ada = Portal::user(&app, "ada").await;
     assert!(alike(seen(&ada.get("/api/users/ada/avatar?size=64").await, 32, 32).2, GREEN));
+}
+
+#[tokio::test]
+async fn a_person_is_one_resource_by_whatever_name() {
+    let app = TestApp::start().await;
+    let ada = Portal::user(&app, "ada").await;
+    let (id,): (String,) = app.row("SELECT id FROM accounts WHERE login = 'ada' AND kind = 'user' AND org_id = 100606").await;
+    for (round, taken_by) in ["users/ADA", "users/ada", &format!("users/{id}")].into_iter().enumerate() {
+        let ticket = ada.ticket(stripes(90, 90)).await;
+        assert_eq!(number(&ada.take(taken_by, &ticket).await), (round + 1).to_string(), "{taken_by}");
+        for name in ["ada", "Ada", "ADA", &id] {
+            let shown = ada.get(&format!("/api/users/{name}/avatars/{}.png", round + 1)).await;
+            assert_eq!(shown.status.as_u16(), 200, "{name} after {taken_by}");
+        }
+    }
+    assert_eq!(Answer::of(ada.change("DELETE", &format!("/api/users/{id}/picture"))).await.status.as_u16(), 200);
+    assert_eq!(ada.get("/api/users/ada/avatar").await.header("content-type"), "image/png");
+    // Other ids are an application's own.
+    let ticket = ada.ticket(stripes(90, 90)).await;
+    refused(&ada.take("users/Bob", &ticket).await, 403);
 }
