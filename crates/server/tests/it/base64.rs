@@ -119,23 +119,23 @@ async fn parameters_are_few_and_short() {
     let form = |body: String| (body, "application/x-www-form-urlencoded");
     let object = |body: String| (body, "application/json");
     let own = format!("appKey={APP_KEY}&permission={PERMISSION}&image=");
-    let many: String = (0..65).map(|number| format!("\"p{number}\":0,")).collect();
+    let many = "\"uuid\":0,".repeat(65);
     let long = "x".repeat(40_000);
     for (body, kind) in [
-        form("=&".repeat(1_000_000)),
-        form(format!("{own}{}&{}", text.replace('+', "%2B"), "a=b&".repeat(65))),
-        form(format!("a={long}&b={long}&{own}")),
+        form("appKey=&".repeat(1_000_000)),
+        form(format!("{own}{}&{}", text.replace('+', "%2B"), "uuid=b&".repeat(65))),
+        form(format!("appKey={long}&permission={long}&{own}")),
         object(format!("{{{many}\"image\":\"{text}\"}}")),
-        object(format!("{{\"a\":\"{long}\",\"b\":\"{long}\",\"image\":\"{text}\"}}")),
+        object(format!("{{\"appKey\":\"{long}\",\"permission\":\"{long}\",\"image\":\"{text}\"}}")),
         // A text that does not end within its limit.
-        object(format!("{{\"image\":\"{text}\",\"a\":\"{}\"}}", "x".repeat(100_000))),
+        object(format!("{{\"image\":\"{text}\",\"appKey\":\"{}\"}}", "x".repeat(100_000))),
     ] {
         let send = |request: reqwest::RequestBuilder| Answer::of(request.header("content-type", kind).body(body.clone()));
         send(ada.post(PATH)).await.refused(403, "\"E_CSRF\"");
         let envelope = send(ada.change(PATH).await).await.refused(422, "\"E_INVALIDPARAMS\"");
         assert!(envelope["data"]["reason"].as_str().expect("reason").contains("64"), "{envelope}");
     }
-    let part = ("a", None, long.as_bytes());
+    let part = ("appKey", None, long.as_bytes());
     for path in [PATH, "/opsportal/image", "/opsportal/file"] {
         let body = multipart(&[part, part]);
         let send =

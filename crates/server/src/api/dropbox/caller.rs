@@ -87,6 +87,9 @@ impl Caller {
             Access::Read if !asked_for => true,
             _ => from_here && (!asked_for || shown.is_some_and(|shown| self.is_csrf(shown, service.app.now()))),
         };
+        if !proved && !from_here {
+            return Err(Refusal::foreign_origin(fetch_metadata::foreign_origin(headers, &service.settings)));
+        }
         if !proved {
             return Err(Refusal::csrf());
         }

@@ -40,6 +40,11 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
+    /// A page of another site wants to change something.
+    pub(super) fn foreign_origin(reason: String) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, reason)
+    }
+
     /// There is no such thing.
     pub(super) fn not_found() -> Self {
         Error::NotFound.into()

@@ -11,7 +11,7 @@ use super::error::{Refusal, Result};
 use super::wire::{Form, LoggedIn, LoginBody, Plain};
 use crate::auth::address::ClientAddress;
 use crate::auth::fetch_metadata;
-use crate::intake::Intake;
+use crate::fields;
 use crate::serve::Service;
 
 const BODY_BYTES_MAX: u64 = 8 * 1024;
@@ -24,12 +24,11 @@ const BODY_BYTES_MAX: u64 = 8 * 1024;
 pub async fn log_in(State(service): State<Service>, request: Request) -> Result<Response> {
     let (head, body) = request.into_parts();
     if !fetch_metadata::may_change(&head.headers, &service.settings) {
-        return Err(Refusal::csrf());
+        return Err(Refusal::foreign_origin(fetch_metadata::foreign_origin(&head.headers, &service.settings)));
     }
     let address = ClientAddress::in_extensions(&head.extensions);
-    let body = Intake::new(body, &service.settings, BODY_BYTES_MAX, BODY_BYTES_MAX).whole().await?;
-    let body: LoginBody =
-        serde_json::from_slice(&body).map_err(|_| Refusal::invalid("send JSON, {\"email\":\"…\",\"password\":\"…\"}"))?;
+    let fields = fields::read(&head.headers, body, &service.settings, BODY_BYTES_MAX).await?;
+    let body = LoginBody::of(&fields).ok_or_else(|| Refusal::invalid("send JSON, {\"email\":\"…\",\"password\":\"…\"}"))?;
     let before = Caller::find(&service, &head.headers).await?.map(|caller| caller.token);
     let lifetime = Duration::from_secs(service.settings.dropbox.session_seconds);
     let accounts = &service.app.accounts;

@@ -51,9 +51,6 @@ pub async fn add(State(service): State<Service>, request: Request) -> Response {
         Ok(()) => receive(&service, &head, &mut form, &intake, bytes_max).await,
         Err(refusal) => Err(refusal),
     };
-    if received.is_err() {
-        intake.linger();
-    }
     let outcome = async { received?.store().await?.ticket.ok_or_else(Refusal::not_found) }.await;
     form.answer(outcome.map(|ticket| Plain::text(ticket.to_string())))
 }
@@ -67,6 +64,8 @@ async fn receive(service: &Service, head: &Parts, form: &mut Form, intake: &Inta
         caller.check_csrf(service, &head.headers, Access::Write, form, None)?;
     }
     upload::check_right(&caller.actor)?;
+    // Before the body is asked for.
+    intake::check_declared_length(&head.headers, bytes_max, OVERHEAD_BYTES_MAX)?;
     let mut body = Multipart::new(&head.headers, intake.chunks(), &service.settings)?;
     let mut received = None;
     while let Some(part) = body.next().await? {
@@ -102,7 +101,7 @@ async fn take(service: &Service, head: &Parts, caller: &Caller, mut part: Part, 
         bytes_announced,
         accept: Accept::ImagesIn(vec![Format::Jpeg, Format::Gif, Format::Bmp, Format::Png]),
     };
-    Ok(upload::admit(&service.app, request).await?.receive(part.chunks()).await?)
+    Ok(upload::admit(&service.app, request).await?.receive(part.chunks()?).await?)
 }
 
 fn query_value(head: &Parts, name: &str) -> Option<String> {

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::error::{Refusal, Result};
 use crate::config::{Domain, Value as _};
 use crate::delivery::set;
+use crate::fields;
 
 /// Browsers once showed a page of their own in place of an error that was 512 bytes or shorter.
 const FILLER: &str = "This page carries the answer to a form that was posted into a frame. The page that posted it reads the text \
@@ -148,6 +149,14 @@ pub struct LoginBody {
     /// The e-mail address or the login.
     pub(super) email: String,
     pub(super) password: String,
+}
+
+impl LoginBody {
+    /// From a body's fields; none when one is missing or empty.
+    pub(super) fn of(fields: &[(String, String)]) -> Option<Self> {
+        let text = |name| fields::find(fields, name).map(str::to_owned);
+        Some(Self { email: text("email")?, password: text("password")? })
+    }
 }
 
 /// Answer to a login.

@@ -87,6 +87,7 @@ impl From<Denied> for Refusal {
                 Self::unauthorized(message, None)
             }
             Denied::Malformed(what) => Self::invalid(format!("{}{}.", what[..1].to_uppercase(), &what[1..])),
+            Denied::Unreadable(what) => Self::unauthorized(format!("{}{}.", what[..1].to_uppercase(), &what[1..]), None),
             Denied::WrongSecret => {
                 let message = "Wrong id or password. The password is sent as its MD5, in 32 lower-case hexadecimal digits.";
                 Self::unauthorized(message, None)
@@ -161,7 +162,10 @@ impl IntoResponse for Refusal {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let parameters = self.challenge.map(|challenge| format!(", {challenge}")).unwrap_or_default();
-            for challenge in [format!("Basic {REALM}, charset=\"UTF-8\""), format!("Bearer {REALM}{parameters}")] {
+            let basic = format!("Basic {REALM}, charset=\"UTF-8\"");
+            // Who has shown a token has no password for a browser to ask for.
+            let basic = parameters.is_empty().then_some(basic);
+            for challenge in basic.into_iter().chain([format!("Bearer {REALM}{parameters}")]) {
                 if let Ok(value) = HeaderValue::from_str(&challenge) {
                     headers.append(header::WWW_AUTHENTICATE, value);
                 }

@@ -13,7 +13,7 @@ use super::error::{Refusal, Result};
 use super::wire::{ErrorAnswer, TokenAnswer, TokenBody};
 use crate::auth::address::ClientAddress;
 use crate::auth::tokens;
-use crate::intake::Intake;
+use crate::fields;
 use crate::serve::Service;
 
 const BODY_BYTES_MAX: u64 = 8 * 1024;
@@ -28,11 +28,10 @@ pub async fn generate(State(service): State<Service>, request: Request) -> Resul
 }
 
 async fn answer(service: &Service, request: Request) -> Result<Response> {
-    let address = ClientAddress::in_extensions(request.extensions());
-    let intake = Intake::new(request.into_body(), &service.settings, BODY_BYTES_MAX, BODY_BYTES_MAX);
-    let body = intake.whole().await?;
-    let body: TokenBody =
-        serde_json::from_slice(&body).map_err(|_| Refusal::invalid("The body is JSON: {\"key\":\"…\",\"secret\":\"…\"}."))?;
+    let (head, body) = request.into_parts();
+    let address = ClientAddress::in_extensions(&head.extensions);
+    let fields = fields::read(&head.headers, body, &service.settings, BODY_BYTES_MAX).await?;
+    let body = TokenBody::of(&fields).ok_or_else(|| Refusal::invalid("The body is JSON: {\"key\":\"…\",\"secret\":\"…\"}."))?;
     let client = service.app.accounts.prove(AccountKind::Client, &body.key, &body.secret, address).await;
     let client = client.map_err(|error| match error {
         imagewell_core::Error::WrongCredentials => Refusal::wrong_client(),

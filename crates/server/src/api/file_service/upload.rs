@@ -19,7 +19,7 @@ use super::caller::{caller, context, namespace};
 use super::error::{Refusal, Result};
 use super::wire::{ErrorAnswer, FileAnswer};
 use crate::intake::{self, Intake};
-use crate::multipart::Multipart;
+use crate::multipart::{self, Multipart};
 use crate::serve::Service;
 
 /// What a form may be longer than the file in it.
@@ -44,14 +44,7 @@ pub(super) type FilePath = std::result::Result<Path<(String, String)>, PathRejec
     responses((status = 200, body = FileAnswer), (status = "4XX", body = ErrorAnswer), (status = "5XX", body = ErrorAnswer)))]
 pub async fn upload(State(service): State<Service>, path: FilePath, request: Request) -> Result<Json<FileAnswer>> {
     let (head, body) = request.into_parts();
-    let asked = match Asked::read(&service, &head, path).await {
-        Ok(asked) => asked,
-        Err(refusal) => {
-            let bytes_max = service.settings.file_service.upload_bytes_max;
-            Intake::new(body, &service.settings, bytes_max, bytes_max).linger();
-            return Err(refusal);
-        }
-    };
+    let asked = Asked::read(&service, &head, path).await?;
     let bytes_max = asked.rules.bytes_max.unwrap_or(service.settings.file_service.upload_bytes_max);
     let overhead = if is_form(&head) { FORM_OVERHEAD_BYTES_MAX } else { 0 };
     let intake = Intake::new(body, &service.settings, bytes_max.saturating_add(overhead), bytes_max);
@@ -60,11 +53,8 @@ pub async fn upload(State(service): State<Service>, path: FilePath, request: Req
         let admitted = upload::admit(&service.app, asked.request(&head, bytes_max, announced)).await?;
         receive(&service, &head, &intake, asked.name.format(), admitted).await
     }
-    .await;
-    if received.is_err() {
-        intake.linger();
-    }
-    let image = received?.store().await?.image;
+    .await?;
+    let image = received.store().await?.image;
     Ok(Json(FileAnswer::uploaded(&service, &image, &context(&service, &head, &asked.rules)).await?))
 }
 
@@ -126,8 +116,7 @@ fn attribution(head: &Parts) -> Attribution {
 }
 
 fn is_form(head: &Parts) -> bool {
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
+    head.headers.get(header::CONTENT_TYPE).is_some_and(multipart::is_form)
 }
 
 /// Reads the body to its end. Nothing is stored yet, so that a broken end leaves nothing behind.
@@ -140,7 +129,7 @@ async fn receive(service: &Service, head: &Parts, intake: &Intake, format: Forma
     let mut received = None;
     while let Some(mut part) = form.next().await? {
         match admitted.take_if(|_| part.file_name.is_some()) {
-            Some(admitted) => received = Some(receive_file(head, part.chunks(), format, admitted).await?),
+            Some(admitted) => received = Some(receive_file(head, part.chunks()?, format, admitted).await?),
             None => part.skip().await?,
         }
     }

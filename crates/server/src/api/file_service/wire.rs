@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::Zone;
+use crate::fields;
 use crate::links::{self, BUCKET};
 use crate::serve::Service;
 
@@ -177,6 +178,14 @@ pub struct TokenBody {
     pub(super) key: String,
     /// The client's secret.
     pub(super) secret: String,
+}
+
+impl TokenBody {
+    /// From a body's fields; none when one is missing or empty.
+    pub(super) fn of(fields: &[(String, String)]) -> Option<Self> {
+        let text = |name| fields::find(fields, name).map(str::to_owned);
+        Some(Self { key: text("key")?, secret: text("secret")? })
+    }
 }
 
 /// Answer with a token.

@@ -6,8 +6,9 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use axum::Json;
+use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use base64::read::DecoderReader;
@@ -22,9 +23,10 @@ use tokio::sync::mpsc;
 
 use super::caller::Caller;
 use super::error::{Refusal, Result};
-use super::parameters::{BODY_BYTES_MAX, BODY_COUNT_MAX, CSRF_PARAMETER, Parameters, TOO_MANY};
-use super::upload::OVERHEAD_BYTES_MAX;
+use super::parameters::{BODY_BYTES_MAX, BODY_COUNT_MAX, CSRF_PARAMETER, Parameters, TOO_MANY, is_parameter};
+use super::upload::{OVERHEAD_BYTES_MAX, SkippedBytes};
 use super::wire::{ErrorEnvelope, Uploaded};
+use crate::fields;
 use crate::intake::{self, Intake};
 use crate::multipart::Multipart;
 use crate::serve::Service;
@@ -59,13 +61,10 @@ pub async fn upload(State(service): State<Service>, request: Request) -> Result<
     let bytes_max = service.settings.opsportal.upload_bytes_max;
     // Percent-encoding makes the text longer than the 4/3 that base64 costs.
     let text_bytes_max = bytes_max.saturating_mul(2).saturating_add(OVERHEAD_BYTES_MAX);
+    let is_empty = body.is_end_stream();
     let intake = Intake::new(body, &service.settings, text_bytes_max, bytes_max);
     let mut parameters = Parameters::new(Vec::new(), head.uri.query());
-    let uploaded = receive(&service, &head.headers, &mut parameters, &intake, bytes_max).await;
-    if uploaded.is_err() {
-        intake.linger();
-    }
-    uploaded
+    receive(&service, &head.headers, &mut parameters, &intake, is_empty).await
 }
 
 async fn receive(
@@ -73,19 +72,22 @@ async fn receive(
     headers: &HeaderMap,
     parameters: &mut Parameters,
     intake: &Intake,
-    bytes_max: u64,
+    is_empty: bool,
 ) -> Result<Json<Uploaded>> {
+    let bytes_max = service.settings.opsportal.upload_bytes_max;
     let caller = Caller::begin(service, headers, parameters).await?;
     if caller.csrf_passed() {
         caller.uploader(parameters)?;
     }
     let bytes_announced = intake::check_declared_length(headers, bytes_max, bytes_max.saturating_add(OVERHEAD_BYTES_MAX))?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let found = match kind.as_str() {
+    let found = match fields::media_type(headers).as_str() {
         "application/json" => from_body(service, parameters, intake, &caller, Wrapping::Json, bytes_max).await?,
         "application/x-www-form-urlencoded" => from_body(service, parameters, intake, &caller, Wrapping::Form, bytes_max).await?,
         "multipart/form-data" => from_multipart(service, headers, parameters, intake, &caller, bytes_max).await?,
+        "" if is_empty => {
+            caller.uploader(parameters)?;
+            None
+        }
         _ => {
             caller.uploader(parameters)?;
             return Err(Refusal::invalid("send JSON, an urlencoded form or multipart/form-data with the text `image`"));
@@ -176,20 +178,21 @@ async fn from_multipart(
 ) -> Result<Option<Found>> {
     let mut multipart = Multipart::new(headers, intake.chunks(), &service.settings)?;
     let mut found = None;
+    let mut skipped = SkippedBytes::default();
     while let Some(mut part) = multipart.next().await? {
-        if found.is_some() {
-            part.skip().await?;
-        } else if part.name == "image" {
+        if found.is_none() && part.name == "image" {
             let actor = caller.uploader(parameters)?;
             let place = upload::take_place(&service.app, &actor).await?;
-            let text = spooled(service, &actor, part.chunks(), bytes_max).await?;
+            let text = spooled(service, &actor, part.chunks()?, bytes_max).await?;
             found = Some(Found { text, wrapping: Wrapping::Bare, place });
-        } else {
+        } else if found.is_none() && is_parameter(&part.name) {
             let name = part.name.clone();
             if let Err(refusal) = parameters.add_from_body(name, part.text().await?) {
                 caller.uploader(parameters)?;
                 return Err(refusal);
             }
+        } else {
+            skipped.skip(part, caller, parameters).await?;
         }
     }
     Ok(found)
@@ -207,6 +210,42 @@ where
 struct Scalars {
     values: Vec<(String, String)>,
     has_image: bool,
+}
+
+/// JSON without the byte order mark that some editors and libraries put before it.
+fn without_mark(reader: impl Read) -> io::Result<impl Read> {
+    const MARK: &[u8] = b"\xEF\xBB\xBF";
+    let mut reader = BufReader::new(reader);
+    if reader.fill_buf()?.starts_with(MARK) {
+        reader.consume(MARK.len());
+    }
+    Ok(reader)
+}
+
+/// Base64 as clients write it: line breaks and blanks are dropped, and the URL-safe alphabet (RFC 4648 §5) is read as
+/// the standard one.
+struct Plain<R>(R);
+
+impl<R: Read> Read for Plain<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.0.read(into)?;
+            let mut kept = 0;
+            for at in 0..count {
+                if !into[at].is_ascii_whitespace() {
+                    into[kept] = match into[at] {
+                        b'-' => b'+',
+                        b'_' => b'/',
+                        other => other,
+                    };
+                    kept += 1;
+                }
+            }
+            if kept > 0 || count == 0 {
+                return Ok(kept);
+            }
+        }
+    }
 }
 
 type Parsed<T> = std::result::Result<T, &'static str>;
@@ -232,7 +271,7 @@ impl Scalars {
     }
 
     fn read_json(&mut self, reader: impl Read) -> Parsed<()> {
-        let mut json = JsonStreamReader::new(reader);
+        let mut json = JsonStreamReader::new(without_mark(reader).map_err(|_| NOT_JSON)?);
         json.begin_object().map_err(|_| NOT_JSON)?;
         while json.has_next().map_err(|_| NOT_JSON)? {
             let name = json.next_name_owned().map_err(|_| NOT_JSON)?;
@@ -241,7 +280,7 @@ impl Scalars {
                     self.has_image = true;
                     json.skip_value().map_err(|_| NOT_JSON)?;
                 }
-                (_, ValueType::String) => {
+                (_, ValueType::String) if is_parameter(&name) => {
                     let mut text = json.next_string_reader().map_err(|_| NOT_JSON)?;
                     let mut value = String::new();
                     (&mut text).take(SCALAR_BYTES_MAX).read_to_string(&mut value).map_err(|_| NOT_JSON)?;
@@ -251,8 +290,12 @@ impl Scalars {
                     }
                     self.add(name, value)?;
                 }
-                (_, ValueType::Number) => self.add(name, json.next_number_as_string().map_err(|_| NOT_JSON)?)?,
-                (_, ValueType::Boolean) => self.add(name, json.next_bool().map_err(|_| NOT_JSON)?.to_string())?,
+                (_, ValueType::Number) if is_parameter(&name) => {
+                    self.add(name, json.next_number_as_string().map_err(|_| NOT_JSON)?)?;
+                }
+                (_, ValueType::Boolean) if is_parameter(&name) => {
+                    self.add(name, json.next_bool().map_err(|_| NOT_JSON)?.to_string())?;
+                }
                 _ => json.skip_value().map_err(|_| NOT_JSON)?,
             }
         }
@@ -262,9 +305,9 @@ impl Scalars {
     fn read_form(&mut self, reader: impl Read) -> Parsed<()> {
         let mut form = BufReader::new(reader);
         while let Some(name) = form_name(&mut form)? {
-            let mut value = FormValue { form: &mut form, ended: false };
-            if name == "image" {
-                self.has_image = true;
+            let mut value = FormValue { form: &mut form, plus_is_space: true, ended: false };
+            self.has_image |= name == "image";
+            if !is_parameter(&name) {
                 io::copy(&mut value, &mut io::sink()).map_err(|_| NOT_FORM)?;
                 continue;
             }
@@ -296,6 +339,7 @@ fn form_name(form: &mut impl BufRead) -> Parsed<Option<String>> {
 /// Decodes one value of an urlencoded form, up to the next `&`.
 struct FormValue<'a, R> {
     form: &'a mut R,
+    plus_is_space: bool,
     ended: bool,
 }
 
@@ -309,7 +353,7 @@ impl<R: BufRead> Read for FormValue<'_, R> {
                 break;
             }
             into[filled] = match byte[0] {
-                b'+' => b' ',
+                b'+' if self.plus_is_space => b' ',
                 b'%' => {
                     let mut digits = [0; 2];
                     self.form.read_exact(&mut digits)?;
@@ -344,7 +388,7 @@ fn decoded(text: Content, wrapping: Wrapping) -> impl futures_util::Stream<Item 
 type Sender = mpsc::Sender<std::result::Result<Bytes, Error>>;
 
 fn decode_json(reader: impl Read, sender: &Sender) -> Parsed<()> {
-    let mut json = JsonStreamReader::new(reader);
+    let mut json = JsonStreamReader::new(without_mark(reader).map_err(|_| NOT_JSON)?);
     json.begin_object().map_err(|_| NOT_JSON)?;
     while json.has_next().map_err(|_| NOT_JSON)? {
         if json.next_name().map_err(|_| NOT_JSON)? == "image" {
@@ -358,7 +402,8 @@ fn decode_json(reader: impl Read, sender: &Sender) -> Parsed<()> {
 fn decode_form(reader: impl Read, sender: &Sender) -> Parsed<()> {
     let mut form = BufReader::new(reader);
     while let Some(name) = form_name(&mut form)? {
-        let mut value = FormValue { form: &mut form, ended: false };
+        // Who does not encode a plus sign means one: base64 has no spaces.
+        let mut value = FormValue { form: &mut form, plus_is_space: false, ended: false };
         if name == "image" {
             return decode(value, sender);
         }
@@ -372,7 +417,7 @@ fn decode(text: impl Read, sender: &Sender) -> Parsed<()> {
     if text.fill_buf().is_ok_and(|start| start.starts_with(b"data:")) {
         return Err("`image` is a data URI: send only the base64 text behind its comma");
     }
-    let mut bytes = DecoderReader::new(text, &ENGINE);
+    let mut bytes = DecoderReader::new(Plain(text), &ENGINE);
     loop {
         let mut chunk = vec![0; CHUNK_BYTES];
         let count = bytes.read(&mut chunk).map_err(|_| "`image` is no base64 text")?;

@@ -20,7 +20,7 @@ impl Caller {
     /// Judges what the head of the request shows. A CSRF token may still come in the body.
     pub(super) async fn begin(service: &Service, headers: &HeaderMap, parameters: &Parameters) -> Result<Self> {
         if !fetch_metadata::may_change(headers, &service.settings) {
-            return Err(Refusal::csrf());
+            return Err(Refusal::foreign_origin(fetch_metadata::foreign_origin(headers, &service.settings)));
         }
         let session = Session::read(headers, service).await?;
         if session.token().is_none() {

@@ -53,6 +53,16 @@ impl Refusal {
         }
     }
 
+    /// As [`Refusal::missing`], for a file that came as text.
+    pub(super) fn missing_file_name(missing: &[&str]) -> Self {
+        let file = missing.last().copied().unwrap_or_default();
+        let message = format!(
+            "Missing parameters: {}. The part {file} was sent without a file name: add filename=\"…\" to it.",
+            missing.join(", ")
+        );
+        Self { message, ..Self::missing(missing) }
+    }
+
     /// A parameter, or the file, can't be accepted.
     pub(super) fn invalid(reason: impl Into<String>) -> Self {
         let reason = reason.into();
@@ -71,6 +81,11 @@ impl Refusal {
     pub(super) fn csrf() -> Self {
         let message = "CSRF token missing or wrong: get one from /csrfToken and send it as X-CSRF-Token.";
         Self::new(StatusCode::FORBIDDEN, "E_CSRF", message)
+    }
+
+    /// A page of another site wants to change something. A new CSRF token would not mend that, so the word is not in it.
+    pub(super) fn foreign_origin(reason: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "E_FOREIGNORIGIN", reason)
     }
 
     /// Another site's page asked; the body must not be taken for a CSRF failure that a new token would mend.

@@ -10,6 +10,11 @@ pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Where a token may stand when it is not in the head.
 pub(super) const CSRF_PARAMETER: &str = "_csrf";
 
+/// The names that count. Other parts of a form are read past.
+pub(super) fn is_parameter(name: &str) -> bool {
+    ["appKey", "permission", "isWebix", "uuid", CSRF_PARAMETER].contains(&name)
+}
+
 pub(super) const TOO_MANY: &str = "the body has more than 64 parameters, or more than 64 KiB of them";
 
 /// Scalar parameters from path, body and query. Path outweighs body, body outweighs query.

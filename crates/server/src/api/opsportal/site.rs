@@ -1,7 +1,9 @@
 //! The site's login, and the token that changes need.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use imagewell_core::model::SessionToken;
@@ -14,7 +16,7 @@ use super::wire::{CsrfToken, ErrorEnvelope, LoggedIn, LoggedOut};
 use crate::auth::address::ClientAddress;
 use crate::auth::session::{self, Session};
 use crate::auth::{csrf, fetch_metadata};
-use crate::intake::Intake;
+use crate::fields;
 use crate::pages;
 use crate::serve::Service;
 
@@ -82,8 +84,7 @@ pub async fn login(
 ) -> Result<Response> {
     let (head, body) = request.into_parts();
     let mut parameters = Parameters::new(Vec::new(), None);
-    let intake = Intake::new(body, &service.settings, FORM_BYTES_MAX, FORM_BYTES_MAX);
-    read_form(&head.headers, &intake, &mut parameters).await?;
+    read_form(&service, &head, body, &mut parameters).await?;
     let caller = Caller::begin(&service, &head.headers, &parameters).await?;
     let before = caller.check(&parameters)?;
     let html = wants_html(&head.headers);
@@ -109,25 +110,9 @@ pub async fn login(
     }
 }
 
-async fn read_form(headers: &HeaderMap, intake: &Intake, parameters: &mut Parameters) -> Result<()> {
-    let mut body = Vec::new();
-    let mut chunks = intake.chunks();
-    while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
-        body.extend_from_slice(&chunk?);
-    }
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.starts_with("application/json") {
-        let values: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&body).map_err(|_| Refusal::invalid("the body is no JSON object"))?;
-        for (name, value) in values {
-            if let serde_json::Value::String(value) = value {
-                parameters.add_from_body(name, value)?;
-            }
-        }
-    } else {
-        for (name, value) in form_urlencoded::parse(&body) {
-            parameters.add_from_body(name.into_owned(), value.into_owned())?;
-        }
+async fn read_form(service: &Service, head: &Parts, body: Body, parameters: &mut Parameters) -> Result<()> {
+    for (name, value) in fields::read(&head.headers, body, &service.settings, FORM_BYTES_MAX).await? {
+        parameters.add_from_body(name, value)?;
     }
     Ok(())
 }
@@ -149,7 +134,7 @@ pub async fn logout_by_link(
     headers: HeaderMap,
 ) -> Result<Response> {
     if !fetch_metadata::may_change(&headers, &service.settings) {
-        return Err(Refusal::csrf());
+        return Err(Refusal::foreign_origin(fetch_metadata::foreign_origin(&headers, &service.settings)));
     }
     let session = Session::read(&headers, &service).await?;
     end(&service, &session, query, wants_html(&headers)).await
@@ -163,8 +148,7 @@ pub async fn logout_by_link(
 pub async fn logout(State(service): State<Service>, Query(query): Query<LogoutQuery>, request: Request) -> Result<Response> {
     let (head, body) = request.into_parts();
     let mut parameters = Parameters::new(Vec::new(), head.uri.query());
-    let intake = Intake::new(body, &service.settings, FORM_BYTES_MAX, FORM_BYTES_MAX);
-    read_form(&head.headers, &intake, &mut parameters).await?;
+    read_form(&service, &head, body, &mut parameters).await?;
     let caller = Caller::begin(&service, &head.headers, &parameters).await?;
     let session = caller.check(&parameters)?;
     end(&service, session, query, wants_html(&head.headers)).await

@@ -4,16 +4,17 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
+use futures_util::StreamExt as _;
 use imagewell_core::model::Namespace;
 use imagewell_core::upload::{self, Accept, Received, Target};
 
 use super::caller::Caller;
 use super::error::{Refusal, Result};
-use super::parameters::{Parameters, UploadParameters};
+use super::parameters::{BODY_BYTES_MAX, Parameters, UploadParameters, is_parameter};
 use super::wire::{ErrorEnvelope, Uploaded};
 use crate::delivery::clean_file_name;
 use crate::intake::{self, Intake};
-use crate::multipart::Multipart;
+use crate::multipart::{Multipart, Part};
 use crate::serve::Service;
 
 /// What a body may be longer than its file: boundaries, part headers and parameters.
@@ -48,7 +49,7 @@ impl Kind {
 /// Upload an image
 ///
 /// `multipart/form-data`: text parts `appKey`, `permission`, `isWebix` and `uuid`, then the file part `image`. Text parts that
-/// stand after the file do not count. The parameters may also stand in the query.
+/// stand after the file do not count, nor do parts of other names. The parameters may also stand in the query.
 #[utoipa::path(post, path = "/opsportal/image", tag = "OpsPortal",
     params(("X-CSRF-Token" = Option<String>, Header, description = "From /csrfToken; or a parameter `_csrf`")),
     request_body(content_type = "multipart/form-data", description = "Parameters, then the part `image`"),
@@ -98,11 +99,7 @@ async fn receive(service: Service, kind: Kind, path: Vec<(String, String)>, requ
     let bytes_max = kind.bytes_max(&service);
     let intake = Intake::new(body, &service.settings, bytes_max.saturating_add(OVERHEAD_BYTES_MAX), bytes_max);
     let mut parameters = Parameters::new(path, head.uri.query());
-    let received = receive_parts(&service, kind, &head.headers, &mut parameters, &intake).await;
-    if received.is_err() {
-        intake.linger();
-    }
-    let (received, is_webix) = received?;
+    let (received, is_webix) = receive_parts(&service, kind, &head.headers, &mut parameters, &intake).await?;
     let uuid = received.store().await?.called;
     Ok(Json(Uploaded::new(uuid.to_string(), is_webix)))
 }
@@ -118,6 +115,8 @@ async fn receive_parts(
     let caller = Caller::begin(service, headers, parameters).await?;
     if caller.csrf_passed() {
         caller.uploader(parameters)?;
+        // Before the body is asked for.
+        intake::check_declared_length(headers, kind.bytes_max(service), OVERHEAD_BYTES_MAX)?;
     }
     let mut multipart = match Multipart::new(headers, intake.chunks(), &service.settings) {
         Ok(multipart) => multipart,
@@ -127,8 +126,10 @@ async fn receive_parts(
         }
     };
     let mut received = None;
+    let mut has_unnamed_file = false;
+    let mut skipped = SkippedBytes::default();
     loop {
-        let part = match multipart.next().await {
+        let mut part = match multipart.next().await {
             Ok(None) => break,
             Ok(Some(part)) => part,
             Err(error) => {
@@ -136,24 +137,23 @@ async fn receive_parts(
                 return Err(error.into());
             }
         };
-        let is_text = part.file_name.is_none();
-        if received.is_some() || (!is_text && part.name != kind.part_name()) {
-            part.skip().await?;
-        } else if is_text {
+        if received.is_none() && part.file_name.is_none() && is_parameter(&part.name) {
             let name = part.name.clone();
             let value = part.text().await?;
             if let Err(refusal) = parameters.add_from_body(name, value) {
                 caller.uploader(parameters)?;
                 return Err(refusal);
             }
-        } else {
+        } else if received.is_none() && part.file_name.is_some() && part.name == kind.part_name() {
             caller.uploader(parameters)?;
             let uploading = parameters.for_upload()?;
             let is_webix = uploading.is_webix;
-            let mut part = part;
             let name = part.file_name.as_deref().and_then(clean_file_name);
             let admitted = admit(service, kind, headers, &caller, parameters, uploading, name).await?;
-            received = Some((admitted.receive(part.chunks()).await?, is_webix));
+            received = Some((admitted.receive(part.chunks()?).await?, is_webix));
+        } else {
+            has_unnamed_file |= part.file_name.is_none() && part.name == kind.part_name();
+            skipped.skip(part, &caller, parameters).await?;
         }
     }
     received.ok_or_else(|| match caller.uploader(parameters) {
@@ -161,9 +161,27 @@ async fn receive_parts(
         Ok(_) => {
             let mut missing = parameters.missing();
             missing.push(kind.part_name());
-            Refusal::missing(&missing)
+            if has_unnamed_file { Refusal::missing_file_name(&missing) } else { Refusal::missing(&missing) }
         }
     })
+}
+
+/// Bytes of parts that nobody asked for. A caller that has not proved itself may send only so many.
+#[derive(Default)]
+pub(super) struct SkippedBytes(usize);
+
+impl SkippedBytes {
+    /// Reads past a part.
+    pub(super) async fn skip(&mut self, mut part: Part, caller: &Caller, parameters: &Parameters) -> Result<()> {
+        let mut bytes = part.unwanted();
+        while let Some(chunk) = bytes.next().await {
+            self.0 = self.0.saturating_add(chunk?.len());
+            if self.0 > BODY_BYTES_MAX {
+                caller.uploader(parameters)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn admit(
