@@ -1,4 +1,5 @@
-//! What one client address may have at once: connections, and requests under way.
+//! What one client address may have at once: connections, requests under way, and bodies that are
+//! read and thrown away.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,9 +20,10 @@ pub(crate) struct Client {
     network: IpAddr,
     connections: AtomicUsize,
     requests: AtomicUsize,
+    unread_bodies: AtomicUsize,
 }
 
-/// One connection or one request of a client, given back when dropped.
+/// One connection, request or unread body of a client, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     client: Arc<Client>,
@@ -41,6 +43,7 @@ impl Clients {
             network,
             connections: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
+            unread_bodies: AtomicUsize::new(0),
         });
         clients.insert(network, Arc::downgrade(&client));
         client
@@ -56,6 +59,11 @@ impl Client {
     /// Counts a request; none when the client has as many under way as it may.
     pub(crate) fn request(self: &Arc<Self>, requests_max: usize) -> Option<Place> {
         self.place(|client| &client.requests, requests_max)
+    }
+
+    /// Counts a body that is read and thrown away; none when there are as many as there may be.
+    pub(crate) fn unread_body(self: &Arc<Self>, unread_bodies_max: usize) -> Option<Place> {
+        self.place(|client| &client.unread_bodies, unread_bodies_max)
     }
 
     fn place(self: &Arc<Self>, counter: fn(&Self) -> &AtomicUsize, max: usize) -> Option<Place> {

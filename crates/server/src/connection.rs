@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -24,8 +24,10 @@ use crate::auth::address::{self, ClientAddress, TooManyRequests, is_trusted};
 use crate::clients::{Client, Clients, Place};
 use crate::config::Settings;
 use crate::pace::{Activity, Lag, Pace};
+use crate::paths;
 use crate::response_body::ResponseBody;
 use crate::streams::{Stream, Streams};
+use crate::unread::{RequestBody, Unread};
 
 /// How often it is looked at whether somebody waits for too long. Every limit in seconds is met to
 /// within this.
@@ -155,7 +157,7 @@ impl Caller {
     async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, h2::Error> {
         self.activity.asked.store(true, Ordering::Relaxed);
         let stream = Stream::current();
-        let (address, place) = self.place(&request);
+        let (address, client, place) = self.place(&request);
         let is_refused = place.is_err();
         let under_way = UnderWay::new(&self.activity, place.unwrap_or_default());
         if is_refused {
@@ -173,29 +175,50 @@ impl Caller {
         if let Some(authority) = authority {
             request.headers_mut().entry(header::HOST).or_insert(authority);
         }
-        let answering = self.connections.router.clone().oneshot(request.map(Body::new));
+        if let Some(uri) = paths::tidied(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        let (request, unread) = self.watched(request, client);
+        let answering = self.connections.router.clone().oneshot(request);
         let Some(stream) = stream else {
-            let response = answering.await.unwrap_or_else(|never| match never {});
+            let mut response = answering.await.unwrap_or_else(|never| match never {});
+            if unread.is_some_and(|unread| unread.answered()) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             return Ok(response.map(|body| ResponseBody::alone(body, under_way)));
         };
         stream.hold(under_way);
         let response = answering.await.unwrap_or_else(|never| match never {});
+        if let Some(unread) = unread {
+            unread.answered();
+        }
         Ok(response.map(|body| ResponseBody::on_stream(body, stream)))
+    }
+
+    /// The request as handlers get it, and how much of its body they leave; none when it has no body.
+    fn watched(&self, request: Request<Incoming>, client: Arc<Client>) -> (Request<Body>, Option<Arc<Unread>>) {
+        if request.body().is_end_stream() {
+            return (request.map(Body::new), None);
+        }
+        let (head, incoming) = request.into_parts();
+        let settings = Arc::clone(&self.connections.settings);
+        let closing = self.connections.closing.subscribe();
+        let (body, unread) = RequestBody::new(incoming, client, settings, closing);
+        (Request::from_parts(head, Body::new(body)), Some(unread))
     }
 
     /// Whose the request is, and its place among those of that client: none for a trusted proxy's
     /// own, an error when there are too many.
-    fn place(&self, request: &Request<Incoming>) -> (IpAddr, Result<Option<Place>, ()>) {
+    fn place(&self, request: &Request<Incoming>) -> (IpAddr, Arc<Client>, Result<Option<Place>, ()>) {
         let server = &self.connections.settings.server;
         let take = |client: &Arc<Client>| client.request(server.requests_per_address_max).map(Some).ok_or(());
         if let Some(client) = &self.client {
-            return (self.peer.to_canonical(), take(client));
+            return (self.peer.to_canonical(), Arc::clone(client), take(client));
         }
         let address = address::of(request.headers(), self.peer, &server.trusted_proxies);
-        if is_trusted(address, &server.trusted_proxies) {
-            return (address, Ok(None));
-        }
-        (address, take(&self.connections.clients.at(address)))
+        let client = self.connections.clients.at(address);
+        let place = if is_trusted(address, &server.trusted_proxies) { Ok(None) } else { take(&client) };
+        (address, client, place)
     }
 }
 

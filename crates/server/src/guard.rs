@@ -61,8 +61,9 @@ fn unacceptable(request: &Request) -> Option<(StatusCode, &'static str)> {
     if another.is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
         return Some((StatusCode::BAD_REQUEST, "Send one Host header."));
     }
-    let encoding = headers.get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    let mut codings =
+        headers.get_all(header::CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if !codings.all(|coding| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {
         return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding."));
     }
     None

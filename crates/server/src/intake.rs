@@ -1,5 +1,4 @@
-//! Request bodies as they come in: with an idle timeout, a minimum rate and a deadline, and with a decent end when the answer
-//! is a refusal.
+//! Request bodies as they come in: with an idle timeout, a minimum rate and a deadline.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +14,6 @@ use http_body_util::BodyExt as _;
 use imagewell_core::Error;
 
 use crate::config::Settings;
-
-/// After a refusal this much more is read and thrown away, so that the client gets to read the answer …
-const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// … for at most this long. A socket closed with unread bytes is reset, and the answer is lost with it.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// What a chunk past the limit counts for while lingering; its size is not known there.
-const OVERLONG_CHUNK_BYTES: u64 = 64 * 1024;
 
 /// Refuses a declared length that can't be kept within the limit, before anything is read. `overhead` is what the body may be
 /// longer than its file. Says how many bytes are declared; 0 when none are.
@@ -44,6 +35,18 @@ struct Pace {
     bytes_per_second_min: u64,
 }
 
+impl Pace {
+    fn of(settings: &Settings) -> Self {
+        let server = &settings.server;
+        Self {
+            idle_max: Duration::from_secs(server.body_idle_timeout_seconds),
+            total_max: Duration::from_secs(server.body_timeout_seconds),
+            grace: Duration::from_secs(server.body_rate_grace_seconds),
+            bytes_per_second_min: server.body_bytes_per_second_min,
+        }
+    }
+}
+
 /// A request body. Its chunks can be handed to a parser while this keeps hold of the rest.
 #[derive(Clone)]
 pub struct Intake {
@@ -55,13 +58,18 @@ impl Intake {
     /// the client is told: a body is a little longer than the file in it.
     #[must_use]
     pub fn new(body: Body, settings: &Settings, body_bytes_max: u64, named_bytes_max: u64) -> Self {
+        Self::paced(body, Pace::of(settings), body_bytes_max, named_bytes_max)
+    }
+
+    /// Takes what nobody wants of a body, so that its client gets to read the answer.
+    pub(crate) fn unwanted(body: Body, settings: &Settings) -> Self {
         let server = &settings.server;
-        let pace = Pace {
-            idle_max: Duration::from_secs(server.body_idle_timeout_seconds),
-            total_max: Duration::from_secs(server.body_timeout_seconds),
-            grace: Duration::from_secs(server.body_rate_grace_seconds),
-            bytes_per_second_min: server.body_bytes_per_second_min,
-        };
+        let idle_max = Duration::from_secs(server.unread_body_idle_timeout_seconds);
+        let bytes_max = server.unread_body_bytes_max;
+        Self::paced(body, Pace { idle_max, ..Pace::of(settings) }, bytes_max, bytes_max)
+    }
+
+    fn paced(body: Body, pace: Pace, body_bytes_max: u64, named_bytes_max: u64) -> Self {
         Self { chunks: Arc::new(Mutex::new(paced(body, pace, body_bytes_max, named_bytes_max).fuse().boxed())) }
     }
 
@@ -82,27 +90,6 @@ impl Intake {
             whole.extend_from_slice(&chunk?);
         }
         Ok(whole.freeze())
-    }
-
-    /// Reads on and throws away, beside the answer that is already on its way.
-    pub fn linger(self) {
-        tokio::spawn(async move {
-            let mut chunks = self.chunks();
-            let mut left = LINGER_BYTES_MAX;
-            let drain = async {
-                loop {
-                    left = left.saturating_sub(match chunks.next().await {
-                        Some(Ok(chunk)) => chunk.len() as u64,
-                        Some(Err(Error::TooLarge { .. })) => OVERLONG_CHUNK_BYTES,
-                        _ => break,
-                    });
-                    if left == 0 {
-                        break;
-                    }
-                }
-            };
-            let _ = tokio::time::timeout(LINGER_TIME_MAX, drain).await;
-        });
     }
 }
 

@@ -8,7 +8,7 @@ use aws_sigv4::http_request::{
     PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings, UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
-use axum::http::{HeaderMap, Method, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header, uri::Authority};
 use imagewell_core::access::Link;
 use imagewell_core::keys::LINK_TTL_MAX;
 use imagewell_core::model::{BlobKey, KeyPurpose, SigningKey, Timestamp};
@@ -82,7 +82,7 @@ pub async fn presign(app: &App, settings: &Settings, base: &str, blob: &BlobKey)
     Ok(format!("{address}?{query}"))
 }
 
-/// The parameters that sign a request for this address, by their names.
+/// The parameters that sign a request for this address, query included, by their names.
 fn signed(
     key: &SigningKey,
     method: &str,
@@ -113,13 +113,15 @@ fn signed(
     Ok(parameters.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
 }
 
-/// The six parameters of a link, each of which must be there once, and no other.
+/// The six parameters of a link, each of which must be there once, and what else was signed with them.
 struct Parameters {
     key: String,
     scope: String,
     date: String,
     lifetime: Duration,
     signature: String,
+    /// Clients sign further ones: `x-id`, `response-content-disposition`.
+    others: Vec<(String, String)>,
 }
 
 impl Parameters {
@@ -127,8 +129,12 @@ impl Parameters {
         let names =
             ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature"];
         let mut values: [Option<String>; 6] = Default::default();
+        let mut others = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let index = names.iter().position(|known| *known == name).ok_or(Refused::Malformed("a parameter was added"))?;
+            let Some(index) = names.iter().position(|known| *known == name) else {
+                others.push((name.into_owned(), value.into_owned()));
+                continue;
+            };
             if values[index].replace(value.into_owned()).is_some() {
                 return Err(Refused::Malformed("a parameter is doubled"));
             }
@@ -142,7 +148,16 @@ impl Parameters {
         let (key, scope) = credential.split_once('/').ok_or(Refused::Malformed("X-Amz-Credential is malformed"))?;
         let seconds = expires.parse::<u64>().ok().filter(|seconds| (1..=LINK_TTL_MAX.as_secs()).contains(seconds));
         let seconds = seconds.ok_or(Refused::Malformed("X-Amz-Expires is a number of seconds from 1 to 604800"))?;
-        Ok(Self { key: key.to_owned(), scope: scope.to_owned(), date, lifetime: Duration::from_secs(seconds), signature })
+        Ok(Self { key: key.to_owned(), scope: scope.to_owned(), date, lifetime: Duration::from_secs(seconds), signature, others })
+    }
+
+    /// An address with what else is signed.
+    fn signed_address(&self, address: &str) -> String {
+        if self.others.is_empty() {
+            return address.to_owned();
+        }
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.others).finish();
+        format!("{address}?{query}")
     }
 
     /// Basic form of ISO 8601 in UTC, and nothing else.
@@ -154,12 +169,28 @@ impl Parameters {
     }
 }
 
+/// What a link that is good wants its bytes to be called (S3's `response-content-disposition`). Bytes that nobody has looked at are never
+/// shown in a page.
+#[must_use]
+pub fn signed_disposition(uri: &Uri, is_seen: bool) -> Option<HeaderValue> {
+    let mut pairs = form_urlencoded::parse(uri.query()?.as_bytes());
+    let value = pairs.find(|(name, _)| name == "response-content-disposition")?.1;
+    let is_attachment = value.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("attachment"));
+    HeaderValue::from_str(&value).ok().filter(|_| is_seen || is_attachment)
+}
+
 /// Keys are minted here and hold nothing that an address would have to escape; whatever does was never signed.
 fn is_plain(blob: &BlobKey) -> bool {
     blob.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte))
 }
 
-/// What a request's query proves: nothing when there is none.
+/// Whether a query means to prove anything: others are for caches and statistics (`?v=2`, `?utm_source=…`).
+fn is_signed(query: &str) -> bool {
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    names.any(|name| name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-")))
+}
+
+/// What a request's query proves: nothing when there is none that is signed.
 ///
 /// # Errors
 /// See [`Refused`].
@@ -170,7 +201,7 @@ pub async fn verify(
     headers: &HeaderMap,
     blob: &BlobKey,
 ) -> Result<Option<Link>, Refused> {
-    let Some(query) = uri.query() else { return Ok(None) };
+    let Some(query) = uri.query().filter(|query| is_signed(query)) else { return Ok(None) };
     let parameters = Parameters::read(query)?;
     let time = parameters.time()?;
     let region = &service.settings.file_service.link_region;
@@ -189,7 +220,8 @@ pub async fn verify(
     let mut matches = subtle::Choice::from(0);
     for base in bases.into_iter().flatten() {
         for method in methods {
-            let expected = signed(&key, method, &plain(&base, blob), region, time, parameters.lifetime)?;
+            let expected =
+                signed(&key, method, &parameters.signed_address(&plain(&base, blob)), region, time, parameters.lifetime)?;
             let expected = expected.iter().find(|(name, _)| *name == "X-Amz-Signature").map_or("", |(_, value)| value);
             matches |= expected.as_bytes().ct_eq(parameters.signature.as_bytes());
         }

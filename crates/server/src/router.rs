@@ -1,10 +1,12 @@
 //! Every route of the service, on one page. `docs/openapi.json` is made from the same handlers; a test holds the two together.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::{HeaderName, Method, header};
 use axum::routing::{any, delete, get, post, put};
 use tower::layer::layer_fn;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 
 use crate::api::dropbox::{avatars, login, pictures};
@@ -15,6 +17,9 @@ use crate::api::s3;
 use crate::serve::Service;
 use crate::surrounded::Surrounded;
 use crate::{guard, health, pages, proxy_probe};
+
+/// For so long browsers keep what they were told of another origin; Chromium keeps nothing for longer than two hours.
+const PREFLIGHT_SECONDS_MAX: Duration = Duration::from_secs(7200);
 
 /// All routes with all layers.
 pub fn router(service: Service) -> Router {
@@ -90,14 +95,18 @@ fn cors(service: &Service) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-cap-api-oauth-token"),
-            HeaderName::from_static("x-csrf-token"),
-            HeaderName::from_static("x-requested-with"),
+        // Names of headers hold names of orgs: X-Csrf-Token_{org}.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([
+            header::ACCEPT_RANGES,
+            header::CONTENT_DISPOSITION,
+            header::CONTENT_LENGTH,
+            header::CONTENT_RANGE,
+            header::ETAG,
+            header::RETRY_AFTER,
+            HeaderName::from_static("x-request-id"),
         ])
-        .expose_headers([header::ETAG, HeaderName::from_static("x-request-id")])
+        .max_age(PREFLIGHT_SECONDS_MAX)
 }
 
 /// The API reference.

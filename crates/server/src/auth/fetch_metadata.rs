@@ -1,5 +1,7 @@
 //! What the browser says about where a request comes from (`Sec-Fetch-*`, `Origin`), as a second wall beside CSRF tokens.
 
+use std::sync::Once;
+
 use axum::http::{HeaderMap, header};
 
 use crate::config::{Domain, ResourcePolicy, Settings};
@@ -41,6 +43,22 @@ pub fn may_embed(headers: &HeaderMap, settings: &Settings) -> bool {
     }
 }
 
+/// Why a request is refused that [`may_change`] does not let through. The first time it is logged, too: where the service does not
+/// see the address that browsers use, every change is refused, and only its operator can mend that.
+#[must_use]
+pub fn foreign_origin(headers: &HeaderMap, settings: &Settings) -> String {
+    static LOGGED: Once = Once::new();
+    let origin = text(headers, "origin").unwrap_or("another site");
+    let own = own_origin(headers, settings).unwrap_or_else(|| "an address without a host".into());
+    LOGGED.call_once(|| {
+        tracing::warn!(origin, own, "a change was refused: the page is none of this service's; see service.public_url");
+    });
+    format!(
+        "Pages of {origin} can't do this: this service is {own}. Where that is wrong, its operator sets service.public_url; \
+         other portals are listed in server.cors_origins."
+    )
+}
+
 /// Whether the operator has named this origin.
 #[must_use]
 pub fn is_allow_listed(origin: &str, settings: &Settings) -> bool {
@@ -48,11 +66,15 @@ pub fn is_allow_listed(origin: &str, settings: &Settings) -> bool {
 }
 
 fn is_own(origin: &str, headers: &HeaderMap, settings: &Settings) -> bool {
+    own_origin(headers, settings).is_some_and(|own| own == origin)
+}
+
+fn own_origin(headers: &HeaderMap, settings: &Settings) -> Option<String> {
     if let Some(public) = &settings.service.public_url {
-        return public.0 == origin;
+        return Some(public.0.clone());
     }
-    let host = text(headers, header::HOST.as_str());
-    host.is_some_and(|host| origin == format!("{}://{host}", if settings.is_https() { "https" } else { "http" }))
+    let host = text(headers, header::HOST.as_str())?;
+    Some(format!("{}://{host}", if settings.is_https() { "https" } else { "http" }))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

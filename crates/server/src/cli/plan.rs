@@ -134,6 +134,9 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
         if org.name.parse::<i64>().is_ok() {
             faults.push(format!("{label}: a name of digits alone would be taken for an org's number: put a letter into it"));
         }
+        if org.name.contains(':') {
+            faults.push(format!("{label}: the name stands in names of cookies and headers, which hold no colon"));
+        }
         plan.accept_svg.extend(org.accept_svg.map(|accepts| (org.name.clone(), accepts)));
         plan.orgs.push(Org { id: OrgId(org.id), name: org.name });
     }
@@ -291,6 +294,9 @@ mod tests {
             [[orgs]]
             id = 1
             name = "a b"
+            [[orgs]]
+            id = 2
+            name = "a:b"
             [[roles]]
             org = "x"
             name = "crew"
@@ -305,7 +311,7 @@ mod tests {
             password_env = "P"
         "#;
         let faults = parse(text).expect_err("faulty");
-        assert_eq!(faults.len(), 5, "{faults:#?}");
+        assert_eq!(faults.len(), 6, "{faults:#?}");
         let text = r#"
             [[tills]]
             org = "x"

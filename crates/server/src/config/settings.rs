@@ -140,6 +140,13 @@ settings! {
         body_rate_grace_seconds: u64 = "10";
         /// Seconds that receiving one request body may take in all.
         body_timeout_seconds: u64 = "900";
+        /// Bytes that are read and thrown away of a body that was answered before its end, so that its client gets to read the
+        /// answer instead of an error of its connection. The minimum rate and the time for one body hold here, too.
+        unread_body_bytes_max: u64 = "104857600";
+        /// Seconds of silence after which such a body is given up.
+        unread_body_idle_timeout_seconds: u64 = "5";
+        /// Such bodies at once from one address (an IPv6 /64 counts as one). The connections of further ones are closed at once.
+        unread_bodies_per_address_max: usize = "64";
         /// Seconds by which whoever reads an answer may be behind `response_bytes_per_second_min` before it is given up: who reads nothing
         /// is given up after this time, who reads half as fast as that after twice this time.
         response_idle_timeout_seconds: u64 = "60";

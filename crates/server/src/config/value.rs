@@ -205,9 +205,13 @@ impl ListItem for Origin {
 impl Value for Origin {
     const KIND: &'static str = "origin";
     fn parse(text: &str) -> Result<Self, String> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        match host {
-            Some(host) if !host.is_empty() && !host.contains(['/', '*', '?', '#', '@', ' ']) => {
+        // Apps have schemes of their own: capacitor://localhost, ionic://localhost.
+        let is_scheme = |scheme: &str| {
+            scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        };
+        match text.split_once("://") {
+            Some((scheme, host)) if is_scheme(scheme) && !host.is_empty() && !host.contains(['/', '*', '?', '#', '@', ' ']) => {
                 Ok(Self(text.to_ascii_lowercase()))
             }
             _ => Err("expected origins as in https://portal.example.com, without a path".into()),

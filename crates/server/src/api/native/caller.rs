@@ -41,7 +41,7 @@ pub(super) async fn writer(service: &Service, head: &Parts) -> Result<Arc<Actor>
     }
     let forged = || Problem::new(StatusCode::FORBIDDEN, "send the session's CSRF token, from /csrfToken, in X-CSRF-Token");
     if !fetch_metadata::may_change(&head.headers, &service.settings) {
-        return Err(forged());
+        return Err(Problem::new(StatusCode::FORBIDDEN, fetch_metadata::foreign_origin(&head.headers, &service.settings)));
     }
     let session = Session::read(&head.headers, service).await.map_err(|error| denied(false, error))?;
     let actor = session.actor().map_err(|_| denied(false, Error::NotFound))?;
@@ -61,6 +61,7 @@ async fn machine(service: &Service, head: &Parts) -> Result<Option<Arc<Actor>>, 
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the identity provider can't be asked now: try again"))
         }
         Err(Denied::Malformed(what)) => Err(Problem::new(StatusCode::BAD_REQUEST, what)),
+        Err(Denied::Unreadable(what)) => Err(Problem::new(StatusCode::UNAUTHORIZED, what)),
         Err(Denied::Core(error)) => Err(denied(false, error)),
         Err(Denied::WrongSecret | Denied::InvalidToken(_) | Denied::ForeignPage) => {
             Err(Problem::new(StatusCode::UNAUTHORIZED, "the credentials are wrong or have ended"))

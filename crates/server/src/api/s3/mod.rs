@@ -19,7 +19,8 @@ use crate::serve::Service;
 /// Read a file's bytes by a link
 ///
 /// `secureFilePath` of the file-service API: a presigned GET (AWS Signature Version 4) that opens without a login until it expires.
-/// A `PUBLIC` file opens without a signature. Supports HEAD, conditions and ranges. Every other method, and every link that was
+/// A `PUBLIC` file opens without a signature. Further parameters count where they are signed, and `response-content-disposition` is
+/// obeyed then. Supports HEAD, conditions and ranges. Every other method, and every link that was
 /// altered or has expired, gets S3's XML error.
 #[utoipa::path(get, path = "/imagewell/{namespace}/{org}/{blob}", tag = "Links",
     params(("namespace" = String, Path), ("org" = String, Path), ("blob" = String, Path),
@@ -45,7 +46,10 @@ pub async fn read(
     let image = fetch::find_as_visitor(&service.app, &key, link.as_ref()).await?;
     let name = image.name.as_ref().map_or(blob.as_str(), |name| name.as_str());
     // Bytes that nobody has looked at are handed over, not shown.
-    let disposition = if image.version.facts.is_some() { delivery::inline(name) } else { delivery::attachment(name) };
+    let is_seen = image.version.facts.is_some();
+    let disposition = if is_seen { delivery::inline(name) } else { delivery::attachment(name) };
+    let signed = link.as_ref().and_then(|_| links::signed_disposition(&uri, is_seen));
+    let disposition = signed.unwrap_or(disposition);
     let audience = if link.is_some() { Audience::LinkHolders } else { Audience::Everybody };
     let asked = Asked { method: &method, headers: &headers };
     Ok(delivery::original(&service, &asked, &image.version, disposition, audience).await?)

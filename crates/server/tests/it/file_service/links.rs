@@ -167,7 +167,8 @@ async fn links_of_a_clock_that_is_off_are_refused() {
 }
 
 /// The computation by its specification (AWS, "Authenticating Requests: Using Query Parameters"), apart from the library.
-fn signed_elsewhere(id: &str, secret: &str, address: &str, offset_seconds: i64) -> String {
+/// `others` are further parameters, escaped.
+fn signed_with(id: &str, secret: &str, address: &str, offset_seconds: i64, others: &str) -> String {
     use hmac::{Hmac, KeyInit as _, Mac as _};
     use sha2::{Digest as _, Sha256};
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -181,15 +182,49 @@ fn signed_elsewhere(id: &str, secret: &str, address: &str, offset_seconds: i64) 
     let (host, path) = address.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("address");
     let scope = format!("{}/us-east-1/s3/aws4_request", &time[..8]);
     let query = format!(
-        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={id}%2F{}&X-Amz-Date={time}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host",
+        "{others}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={id}%2F{}&X-Amz-Date={time}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host",
         scope.replace('/', "%2F")
     );
+    let mut pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+    pairs.sort_unstable();
+    let query = pairs.join("&");
     let request = format!("GET\n/{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD");
     let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(request.as_bytes())));
     let key = ["us-east-1", "s3", "aws4_request"]
         .iter()
         .fold(mac(format!("AWS4{secret}").as_bytes(), &time[..8]), |key, part| mac(&key, part));
     format!("{address}?{query}&X-Amz-Signature={}", hex(&mac(&key, &text)))
+}
+
+fn signed_elsewhere(id: &str, secret: &str, address: &str, offset_seconds: i64) -> String {
+    signed_with(id, secret, address, offset_seconds, "")
+}
+
+/// The SDK for JavaScript signs `x-id` and more, boto3 `response-content-disposition`.
+#[tokio::test]
+async fn further_parameters_count_where_they_are_signed() {
+    let app = TestApp::with(&[FOLDER]).await;
+    let till = Machine::till(&app, "till01");
+    let link = till.upload("a.png", png(8, 8, 1)).await.link();
+    let address = link.split('?').next().expect("address");
+    let key = app.service.app.keys.current(KeyPurpose::Links).expect("key");
+    let read = async |others: &str| open(&signed_with(&key.id, &key.secret, address, 0, others)).await;
+    let javascript = "&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD&x-amz-checksum-mode=ENABLED&x-id=GetObject";
+    let cases = [
+        (javascript, "inline; filename=\"a.png\""),
+        ("&response-content-disposition=attachment%3B%20filename%3D%22b.png%22", "attachment; filename=\"b.png\""),
+        ("&response-content-disposition=inline&x=a%20b", "inline"),
+        ("&response-content-type=text%2Fhtml", "inline; filename=\"a.png\""),
+    ];
+    for (others, disposition) in cases {
+        let answer = read(others).await;
+        assert_eq!(answer.status.as_u16(), 200, "{others}: {}", answer.text());
+        assert_eq!((answer.header("content-disposition"), answer.header("content-type")), (disposition, "image/png"));
+        let signed = signed_with(&key.id, &key.secret, address, 0, others);
+        let taken_away = others.split('&').next_back().expect("a parameter");
+        let shortened = signed.replace(&format!("&{taken_away}"), "").replace(&format!("?{taken_away}"), "?");
+        assert!(shortened != signed && is_altered(&open(&shortened).await), "{taken_away} was taken away");
+    }
 }
 
 #[tokio::test]
@@ -215,6 +250,11 @@ async fn public_files_have_a_plain_address_and_private_ones_have_none() {
     assert_eq!((&later.file()["acl"], later.json().get("publicFilePath")), (&"PUBLIC".into(), None));
     let later = app.url(&format!("/imagewell/{}", later.file()["s3_token"].as_str().expect("key")));
     assert_eq!(open(&later).await.status.as_u16(), 200);
+    // Caches and statistics add what signs nothing.
+    for query in ["v=1", "utm_source=mail&utm_medium=x", "", "v=1&v=2", "=", "x-id=GetObject"] {
+        let read = open(&format!("{plain}?{query}")).await;
+        assert_eq!((read.status.as_u16(), read.header("access-control-allow-origin")), (200, "*"), "{query}");
+    }
     // A signature that is there must be right, also where none is needed.
     assert!(is_altered(&open(&format!("{plain}?X-Amz-Signature=0")).await));
 

@@ -220,8 +220,6 @@ async fn names_that_deceive_are_refused_and_leave_nothing() {
         ("test.txt", ".jpg, .jpeg, .png"),
         ("test.svg", ".jpg, .jpeg, .png"),
         ("test.png.exe", ".jpg, .jpeg, .png"),
-        ("shell.php.png", "this one has two"),
-        ("a.jpg.png", "this one has two"),
         ("..%2Fx.png", "separator"),
         ("..%5Cx.png", "separator"),
         ("%2Fetc%2Fx.png", "separator"),
