@@ -164,16 +164,19 @@ class Balanced(unittest.TestCase):
         callers = [threading.Thread(target=repeat, args=(call,)) for call in (show_token, show_token, guess, guess)]
         for caller in callers:
             caller.start()
-        statuses, end = [], time.monotonic() + 4
-        while time.monotonic() < end:
+        statuses, begun = [], time.monotonic()
+        # Until each of the two was refused often, however slow the machine is.
+        while time.monotonic() < begun + 4 or min(told["503"].count(503), told["429"].count(429)) < 20:
             statuses.append(request(self.port, "/csrfToken")[0])
+            if time.monotonic() > begun + 40:
+                break
         ended.set()
         for caller in callers:
             caller.join()
-        self.assertGreater(told["503"].count(503), 20, told["503"][:20])
-        self.assertGreater(told["429"].count(429), 20, told["429"][:20])
         self.assertGreater(len(statuses), 20)
         self.assertEqual(set(statuses), {200}, f"{len(statuses) - statuses.count(200)} of {len(statuses)} are not 200")
+        self.assertGreaterEqual(told["503"].count(503), 20, told["503"][:20])
+        self.assertGreaterEqual(told["429"].count(429), 20, told["429"][:20])
 
     def check_that_a_stopping_node_is_passed_over(self):
         self.services[1].process.terminate()
