@@ -112,8 +112,8 @@ class Load:
     def __init__(self, url, outages):
         self.url, self.outages, self.lock = url, outages, threading.Lock()
         self.images, self.files, self.counts, self.faults = {}, {}, {}, []
-        # Seconds of each request; of those that something delayed which no balancer hides; and
-        # failures without such a reason.
+        # Kind and seconds of each request; of those that something delayed which no balancer
+        # hides; and failures without such a reason.
         self.times, self.delayed, self.unexplained = [], [], []
         self.ended = threading.Event()
 
@@ -130,7 +130,7 @@ class Load:
         excuses = self.outages.met(begun, now, asked)
         with self.lock:
             self.counts[(what, status)] = self.counts.get((what, status), 0) + 1
-            (self.delayed if excuses else self.times).append(now - begun)
+            (self.delayed if excuses else self.times).append((what, now - begun))
             if status != 200 and not excuses:
                 self.unexplained.append(f"{what}: {status} after {now - begun:.1f} s from {asked}")
             if answer is not None and status != 200 and status not in CLEAN:
@@ -202,17 +202,26 @@ class Load:
         for thread in self.threads:
             thread.join()
 
+    def p99(self):
+        """Of all kinds, without what was delayed by something that no balancer hides."""
+        return percentile([seconds for _, seconds in self.times], 0.99)
+
     def figures(self):
-        texts = []
+        """By kind, and of all of them."""
+        lines = []
         for name, times in (
             ("", self.times),
-            ("delayed by what no balancer hides, ", self.delayed),
+            (", delayed by what no balancer hides", self.delayed),
         ):
-            if times:
-                p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
-                seconds = f"p50 {p50:.3f} s, p99 {p99:.3f} s, longest {max(times):.2f} s"
-                texts.append(f"{name}{len(times)} requests: {seconds}")
-        return "; ".join(texts)
+            for kind in ("all", "read", "rendering", "upload", "file"):
+                seconds = [each for what, each in times if kind in ("all", what)]
+                if seconds:
+                    p50, p99 = percentile(seconds, 0.5), percentile(seconds, 0.99)
+                    longest = f"longest {max(seconds):.2f} s"
+                    lines.append(
+                        f"{kind}{name}: {len(seconds)}, p50 {p50:.3f} s, p99 {p99:.3f} s, {longest}"
+                    )
+        return "\n  ".join(lines)
 
 
 class Greedy:
@@ -334,7 +343,7 @@ class Secrets:
 
     def ask_as_stranger(self, number, url):
         rng, session = random.Random(number), requests.Session()
-        while not self.ended.wait(0.02):
+        while not self.ended.wait(0.1):
             try:
                 if rng.random() < 0.3:
                     self.ask_for_image(session, url, rng)

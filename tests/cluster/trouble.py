@@ -131,8 +131,8 @@ class Trouble:
         self.skewed.set_clock(0)
 
     def skew_clock_far(self):
-        """By more than sweep.clock_offset_seconds_max: the node is unready, and removes nothing that
-        is due by its own clock alone."""
+        """By more than sweep.clock_offset_seconds_max: the node is unready, and removes nothing
+        that is due by its own clock alone."""
         name = f"undo{time.monotonic_ns()}.png"
         path = f"{self.nodes[0].url}{FILES}/{name}"
         assert (
