@@ -283,7 +283,7 @@ impl Received {
     pub async fn store(self) -> Result<Stored, Error> {
         let Self { app, request, spooled, facts, place: _place } = self;
         let mut turn = Some(app.uploads.turn(request.actor.org).await?);
-        app.storage.check_space(spooled.content.len())?;
+        app.storage.check_space_for(&spooled.content)?;
         let image = describe(&request, &spooled, facts, app.database.now());
         let chosen = match &request.target {
             Target::Application { id, .. } => *id,

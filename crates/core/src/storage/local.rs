@@ -72,6 +72,10 @@ impl LocalDisk {
         self.root.path()
     }
 
+    pub(super) fn is_on_file_system_of(&self, folder: &Path) -> bool {
+        self.root.is_on_file_system_of(folder)
+    }
+
     /// Stores bytes durably under a fresh key, which nobody knows before this returns.
     ///
     /// # Errors

@@ -151,6 +151,17 @@ impl Storage {
         }
     }
 
+    /// As [`Storage::check_space`], for bytes that were received. Those that lie in a file of the spool take room already, and need more only
+    /// where the store is on another file system.
+    pub(crate) fn check_space_for(&self, content: &Content) -> Result<(), Error> {
+        let more = match (&*self.backend(), content) {
+            (_, Content::Memory(bytes)) => bytes.len() as u64,
+            (Backend::Local(disk), Content::File { len, .. }) if !disk.is_on_file_system_of(&self.spool) => *len,
+            (_, Content::File { .. }) => 0,
+        };
+        self.check_space(more)
+    }
+
     /// Stores the bytes of a version durably under its key, which is fresh: nobody knows it before this returns.
     ///
     /// # Errors

@@ -28,6 +28,10 @@ impl Root {
         &self.path
     }
 
+    pub(super) fn is_on_file_system_of(&self, folder: &Path) -> bool {
+        std::fs::metadata(folder).is_ok_and(|folder| folder.dev() == self.device_and_inode.0)
+    }
+
     /// Fails unless the folder is the one that was opened: before something is written below it, so that not even a folder is made under a
     /// mount point.
     pub(super) fn check(&self) -> io::Result<()> {

@@ -20,7 +20,7 @@ async fn a_drill_does_not_back_up_among_the_snapshots_of_the_service() {
     done(&data, "backup", &backup, &[]);
     let drill = folder.path().join("drill");
     let restored = done(&drill, "restore", &backup, &[]);
-    assert!(restored.contains("belonging to the service that made it") && restored.contains("--take-over"), "{restored}");
+    assert!(restored.contains("still belongs to the service that made it") && restored.contains("--take-over"), "{restored}");
     let said = refused(&drill, "backup", &backup, &[]);
     for part in ["another copy of this data", "name a folder of its own", "--take-over"] {
         assert!(said.contains(part), "{part:?} in {said}");
@@ -58,6 +58,17 @@ async fn a_backup_goes_on_by_itself_after_a_move() {
     let made = command.env("IMAGEWELL_DATABASE_URL", database).env("IMAGEWELL_STORAGE_URL", store).output().expect("runs");
     assert!(made.status.success(), "{}", text(&made));
     assert_eq!(names(&backup), ["000001_", "000002_"]);
+}
+
+/// A backup on a machine whose data folder can't be written is better than none.
+#[test]
+fn a_backup_that_can_not_note_its_folder_is_made_and_says_so() {
+    let (folder, data) = accounts_on_disk();
+    let backup = folder.path().join("backup");
+    // It can be read, and not be written.
+    std::os::unix::fs::symlink("/proc/version", data.join("backup-folders")).expect("links");
+    let said = done(&data, "backup", &backup, &[]);
+    assert!(said.contains("Snapshot 000001_") && said.contains("can't tell whether the disk"), "{said}");
 }
 
 /// As long as it is there, whatever is written under the mount point would fill the disk of the system.
@@ -129,7 +140,7 @@ async fn a_backup_that_finds_its_disk_full_says_so_and_leaves_the_one_before_who
 }
 
 /// Writes a file until only so many bytes are free.
-fn fill(ballast: &Path, bytes_left: u64) {
+pub fn fill(ballast: &Path, bytes_left: u64) {
     let folder = ballast.parent().expect("parent");
     let stat = rustix::fs::statvfs(folder).expect("asks");
     let bytes = (stat.f_bavail * stat.f_frsize).checked_sub(bytes_left).expect("more is free");

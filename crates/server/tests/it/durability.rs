@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::app::{Answer, image_path};
+use crate::backup_folders::fill;
 use crate::fixtures::{png, png_of_bytes};
 use crate::mounts::Mounts;
 use crate::process::{PLAN, Process, TWO_DAYS, accounts_on_disk, age, blobs, imagewell, provision, run, stay_on_disk, text};
@@ -188,6 +189,10 @@ async fn on_a_disk_as_good_as_full_uploads_wait_and_everything_else_goes_on() {
     assert_eq!(Answer::of(ada.get("/readyz")).await.status.as_u16(), 200);
     std::fs::remove_file(&ballast).expect("removes");
     ada.upload(png_of_bytes(3_000_000, 5)).await.uuid();
+    // The reserve, the upload once, and a little.
+    fill(&ballast, 4_000_000 + 3_000_000 + 900_000);
+    ada.upload(png_of_bytes(3_000_000, 6)).await.uuid();
+    ada.upload(png_of_bytes(3_000_000, 7)).await.refused(507, "\"E_NOSPACE\"");
     assert!(process.terminate().success());
 }
 
