@@ -110,6 +110,8 @@ pub struct Summary {
     pub damaged: Vec<Damaged>,
     /// What became of old snapshots.
     pub pruned: Pruned,
+    /// Why it could not be written down that this folder holds backups, if it couldn't: then nobody notices when its disk is not mounted.
+    pub not_noted: Option<String>,
 }
 
 /// Makes a snapshot, and removes those that are not to be kept any more.
@@ -125,13 +127,15 @@ pub async fn run(plan: Plan, report: impl Fn(Progress) + Send + Sync) -> Result<
     ownership::expect_own_data(&source, &folder).await?;
     identity::settle(&source, &from).await?;
     let store = ownership::expect_own_copy(&plan, &source, &folder).await?;
-    known.add(&plan.folder)?;
+    // A backup without that is better than none.
+    let not_noted = known.add(&plan.folder).err().map(|error| error.to_string());
     let unfinished = folder.unfinished()?;
     let mut making = Making::begin(source, from, store, &plan, &folder).await?;
     making.rows(&report).await?;
     making.list().await?;
     making.blobs(&report).await?;
     let mut summary = making.finish(plan.program.clone()).await?;
+    summary.not_noted = not_noted;
     summary.pruned = pruning::prune(&plan, &folder, &summary, unfinished, &report).await?;
     Ok(summary)
 }
@@ -324,6 +328,7 @@ impl Making {
             left_out: self.left_out,
             damaged: self.damaged,
             pruned: Pruned::default(),
+            not_noted: None,
         })
     }
 }

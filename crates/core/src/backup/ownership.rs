@@ -55,7 +55,7 @@ pub(super) async fn expect_own_copy(plan: &Plan, source: &Database, folder: &Bac
     }
     Err(Error::invalid(format!(
         "the newest snapshot ({}) is of another copy of this data: one of the two was restored from a backup or adopted. If this service is a \
-         drill or a test, name a folder of its own. If it has replaced the one that made that snapshot, give once: imagewell backup {} --take-over",
+         drill or a test, name a folder of its own. If it has replaced the one that made that snapshot, run once: imagewell backup {} --take-over",
         newest.name(),
         plan.folder.display()
     )))

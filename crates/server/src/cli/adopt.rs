@@ -20,7 +20,7 @@ pub(super) async fn run(settings: Settings, confirm: bool) -> Outcome {
             println!("Brought back {brought_back} blobs from the trash.");
         }
         println!("Adopted: from now on this store belongs to this database, and any other database that used it is refused.");
-        println!("If this is the service whose backups go on, and no copy of it, give once: imagewell backup DIR --take-over");
+        println!("If it is the service that is backed up, and not a copy of it, run once: imagewell backup DIR --take-over");
     } else {
         println!(
             "Nothing is changed, because they do not match. If this is the right store all the same: imagewell adopt --confirm"

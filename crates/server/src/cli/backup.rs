@@ -102,6 +102,9 @@ fn print(summary: &Summary) {
     if summary.pruned.blobs > 0 {
         println!("Removed {} blobs that no snapshot needs any more.", summary.pruned.blobs);
     }
+    if let Some(reason) = &summary.not_noted {
+        eprintln!("imagewell: the next backup can't tell whether the disk of this one is mounted: {reason}");
+    }
     if let Some(reason) = &summary.pruned.stopped {
         eprintln!("imagewell: no old snapshot was removed: {reason}");
         if summary.damaged.is_empty() {

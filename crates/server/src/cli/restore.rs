@@ -84,7 +84,7 @@ fn print(restored: &Restored, folder: &Path) {
     };
     println!("Copied {} blobs and read them back; {digests}. Everybody has to log in anew.", restored.copied);
     println!(
-        "The backup goes on belonging to the service that made it. If this one has replaced it, give once: imagewell backup {} --take-over",
+        "The backup still belongs to the service that made it. If this one has replaced it, run once: imagewell backup {} --take-over",
         folder.display()
     );
 }
