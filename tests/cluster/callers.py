@@ -227,7 +227,7 @@ class Load:
 class Greedy:
     """An org that asks for more than it may, from a process and an address of its own."""
 
-    THREADS = 24
+    THREADS = 36
 
     def __init__(self, url):
         self.url, self.ended, self.counts = url, multiprocessing.Event(), multiprocessing.Queue()
