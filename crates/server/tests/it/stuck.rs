@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use crate::app::{Answer, Data, Outgrown, TestApp};
 use crate::file_service::{FileAnswer as _, Machine};
 use crate::fixtures::png;
-use crate::process::{imagewell, text};
+use crate::process::{Process, imagewell, provision, share, text};
 
 /// Patience that ends within a test.
 const IMPATIENT: [(&str, &str); 5] = [
@@ -73,6 +73,90 @@ async fn a_row_that_is_held_slows_those_who_want_it_and_nobody_else() {
     assert_eq!((after.images, after.versions), (before.images, before.versions + i64::from(number as u32) - 1));
     assert_eq!(after.files.len() as i64, before.files.len() as i64 + after.versions - before.versions, "no bytes stay behind");
     assert_eq!(till.upload("a.png", png(8, 8, 2)).await.file()["version"], 2);
+}
+
+/// The session of the only one that waits for what another one holds.
+const WAITS: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+/// Whether the node of a session has begun something and does not go on.
+const IDLES: &str = "SELECT COUNT(*) = 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'idle in transaction'";
+
+async fn idles(pool: &PgPool, session: i32) -> bool {
+    sqlx::query_scalar(IDLES).bind(session).fetch_one(pool).await.expect("asks")
+}
+
+fn signal(process: &Process, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &process.child.id().to_string()]).status().expect("runs");
+    assert!(sent.success());
+}
+
+/// As a machine that is paused, or swaps, in the middle of a write. PostgreSQL ends the write in the end; until then those wait who want
+/// the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_while_it_holds_a_row_slows_those_who_want_it_and_nobody_else() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+    let outgrown = share(&[&here, &there]);
+    provision(&here);
+    let settings = [
+        ("IMAGEWELL_DATABASE_CONNECTIONS_MAX", "8"),
+        ("IMAGEWELL_DATABASE_READS_CONNECTIONS_MIN", "2"),
+        ("IMAGEWELL_DATABASE_IDLE_TRANSACTION_SECONDS_MAX", "15"),
+    ];
+    let (stops, goes_on) = (Process::serve_with(&here, &settings), Process::serve_with(&there, &settings));
+    let (writer, other) = (Machine::till_at(&stops.url, "till01"), Machine::till_at(&goes_on.url, "till01"));
+    for name in ["a.png", "b.png"] {
+        other.upload(name, png(8, 8, 1)).await.file();
+    }
+    // Its write gets as far as the row of the name, and waits for what comes after that.
+    let pool = PgPool::connect(outgrown.database_url()).await.expect("database");
+    let mut holding = pool.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE versions IN SHARE MODE").execute(&mut *holding).await.expect("holds");
+    let stopped = tokio::spawn(async move { writer.upload("a.png", png(8, 8, 2)).await });
+    let session: i32 = loop {
+        if let Some(session) = sqlx::query_scalar(WAITS).fetch_optional(&pool).await.expect("asks") {
+            break session;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    signal(&stops, "-STOP");
+    holding.rollback().await.expect("lets go");
+    while !idles(&pool, session).await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stuck = tokio::spawn({
+        let other = other.clone();
+        async move { join_all((0..20).map(|salt| other.upload("a.png", png(8, 8, salt)))).await }
+    });
+    let mut number = 1;
+    while !stuck.is_finished() {
+        assert_eq!(other.upload("b.png", png(8, 8, number)).await.file()["version"], number + 1, "another name's upload");
+        assert_eq!(other.send("GET", "rewards/b.png/versions").await.status.as_u16(), 200, "a read of the database");
+        number += 1;
+    }
+    assert!(number > 3 && idles(&pool, session).await, "nothing else was done while the row was held");
+    for answer in stuck.await.expect("ends") {
+        assert_eq!(answer.status.as_u16(), 503, "{}", answer.text());
+    }
+    // Then its write is undone, although it stays stopped, and the next one has its number.
+    let begun = Instant::now();
+    let next = loop {
+        let answer = other.upload("a.png", png(8, 8, 3)).await;
+        if answer.status.as_u16() == 200 {
+            break answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the row is never given back");
+    };
+    assert_eq!(next.file()["version"], 2);
+    signal(&stops, "-CONT");
+    let refused = stopped.await.expect("answers");
+    assert!(refused.status.is_server_error(), "{}", refused.text());
+    let (versions,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM versions v JOIN images i ON i.id = v.image_id WHERE i.name = 'a.png'")
+            .fetch_one(&pool)
+            .await
+            .expect("counts");
+    assert_eq!(versions, 2, "nothing of the stopped write is there");
+    assert!(goes_on.terminate().success() && stops.terminate().success());
 }
 
 /// Whatever waits for a table: callers give up, the server's processes do too, and reads have connections of their own.
