@@ -261,7 +261,7 @@ class Nginx(Balanced):
         time.sleep(0.5)
         beyond = [connect(self.port, ANOTHER, head) for _ in range(10)]
         refused = [stream.recv(100)[:12] for stream in beyond]
-        self.assertEqual(refused, [b"HTTP/1.1 503"] * 10)
+        self.assertEqual(refused, [b"HTTP/1.1 429"] * 10)
         self.assertEqual(request(self.port, "/csrfToken", source=ONE)[0], 200)
         for stream in streams + beyond:
             stream.close()

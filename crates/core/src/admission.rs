@@ -70,11 +70,18 @@ struct State {
     processes_free: usize,
     mib_free: u32,
     /// Ordinary turns by org; orgs without one are not in it.
-    held: HashMap<OrgId, usize>,
+    held: HashMap<OrgId, Held>,
     beyond_is_taken: bool,
     /// Orgs that wait, in the order of their turns. None of the queues is empty.
     queues: VecDeque<(OrgId, VecDeque<Waiter>)>,
     next_number: u64,
+}
+
+/// What the ordinary turns of one org take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    processes: usize,
+    mib: u32,
 }
 
 #[derive(Debug)]
@@ -101,7 +108,8 @@ impl Admission {
     /// Waits for a turn. What would take more than all memory waits until it is alone.
     ///
     /// # Errors
-    /// [`Error::TooMany`] when the org's own queue is full, [`Error::Busy`] when everybody's is or the wait was too long.
+    /// [`Error::TooMany`] when it is the org itself that asks too much: its queue is full, more than half of all who wait are its own, or
+    /// the wait was too long and most of what it waited for was held by itself. [`Error::Busy`] when others are what is in its way.
     pub(crate) async fn turn(&self, org: OrgId, mib: u32) -> Result<Turn, Error> {
         let (limits, own, all, mut admitted, _place) = {
             let mut state = self.state.lock();
@@ -118,13 +126,13 @@ impl Admission {
         if own >= limits.queue_per_org_max {
             return Err(Error::TooMany { retry_after: RETRY_AFTER });
         }
-        if all >= limits.queue_max {
-            return Err(Error::Busy { retry_after: RETRY_AFTER });
+        if all < limits.queue_max
+            && let Ok(Ok(turn)) = tokio::time::timeout(limits.wait_max, admitted).await
+        {
+            return Ok(turn);
         }
-        match tokio::time::timeout(limits.wait_max, admitted).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Error::Busy { retry_after: RETRY_AFTER }),
-        }
+        let is_its_own_doing = self.state.lock().holds_most(org) || (all >= limits.queue_max && 2 * own > all);
+        Err(if is_its_own_doing { Error::TooMany { retry_after: RETRY_AFTER } } else { Error::Busy { retry_after: RETRY_AFTER } })
     }
 }
 
@@ -153,6 +161,12 @@ impl State {
 
     fn waiting_of(&self, org: OrgId) -> usize {
         self.queues.iter().find(|(of, _)| *of == org).map_or(0, |(_, queue)| queue.len())
+    }
+
+    /// Whether more than half of the processes or of the memory is one org's.
+    fn holds_most(&self, org: OrgId) -> bool {
+        let Some(held) = self.held.get(&org) else { return false };
+        2 * held.processes > self.limits.concurrent_max || held.mib > self.limits.memory_mib_max / 2
     }
 
     fn has_room(&self, mib: u32) -> bool {
@@ -185,7 +199,9 @@ impl State {
             let (org, waiter) = self.take_from(index)?;
             self.processes_free -= 1;
             self.mib_free -= waiter.mib;
-            *self.held.entry(org).or_default() += 1;
+            let held = self.held.entry(org).or_default();
+            held.processes += 1;
+            held.mib += waiter.mib;
             return Some((org, waiter, Kind::Ordinary));
         }
         let (org, waiter) = self.take_from(self.kept_out()?)?;
@@ -235,9 +251,10 @@ impl State {
         }
         self.processes_free += 1;
         self.mib_free += mib;
-        if let Some(count) = self.held.get_mut(&org) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(held) = self.held.get_mut(&org) {
+            held.processes -= 1;
+            held.mib -= mib;
+            if held.processes == 0 {
                 self.held.remove(&org);
             }
         }
@@ -411,9 +428,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_has_an_end() {
-        let admission = Admission::new(AdmissionLimits { wait_max: Duration::from_millis(20), ..LIMITS });
-        let _running = admission.turn(OrgId(0), 1).await.expect("room");
-        assert!(matches!(admission.turn(OrgId(1), 1).await, Err(Error::Busy { .. })));
+    async fn a_wait_has_an_end_and_the_answer_says_whose_turns_it_was_for() {
+        let limits = AdmissionLimits { wait_max: Duration::from_millis(20), ..LIMITS };
+        let admission = Admission::new(limits);
+        let running = admission.turn(OrgId(0), 1).await.expect("room");
+        assert!(matches!(admission.turn(OrgId(1), 1).await, Err(Error::Busy { .. })), "another one's");
+        assert!(matches!(admission.turn(OrgId(0), 1).await, Err(Error::TooMany { .. })), "its own");
+        drop(running);
+        let admission = Admission::new(AdmissionLimits { concurrent_max: 3, ..limits });
+        let large = admission.turn(OrgId(0), 51).await.expect("room");
+        assert!(matches!(admission.turn(OrgId(0), 50).await, Err(Error::TooMany { .. })), "its own, most of the memory");
+        drop(large);
+        let _shared = [admission.turn(OrgId(0), 50).await.expect("room"), admission.turn(OrgId(1), 50).await.expect("room")];
+        assert!(matches!(admission.turn(OrgId(0), 1).await, Err(Error::Busy { .. })), "of both");
     }
 }

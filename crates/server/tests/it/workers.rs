@@ -12,7 +12,7 @@ use imagewell_core::workers::{Failure, Given, WorkerLimits, Workers};
 use imagewell_imaging::transform::{Fit, Transform};
 use imagewell_imaging::{Facts, Limits};
 
-use crate::app::{Actor, Answer, program};
+use crate::app::{Actor, Answer, Data, TestApp, program};
 use crate::fixtures::{photograph, png};
 use crate::process::{Process, provision};
 use crate::records::eventually;
@@ -182,8 +182,48 @@ async fn more_than_can_wait_are_told_to_come_back() {
         async move { workers.render(ORG, &Given { content: &content, facts: Some(&facts) }, &square(side + 1)).await }
     });
     let outcomes = futures_util::future::join_all(many).await;
-    let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(Failure::Passing(Error::Busy { .. })))).count();
-    assert_eq!(busy, 16, "one works and three wait");
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(Failure::Passing(Error::TooMany { .. })))).count();
+    assert_eq!(refused, 16, "one works and three wait");
+}
+
+/// A balancer must not take the answer to one org for a node's state, and the org has to know that it
+/// is its own doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rendering_that_waits_for_its_own_org_gets_429_and_one_that_waits_for_another_org_503() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let hanging = script(&folder, "cat >/dev/null & exec sleep 60");
+    let settings = [
+        ("workers.concurrent_max", "1"),
+        ("workers.wait_seconds_max", "1"),
+        ("workers.time_seconds_max", "6"),
+        ("workers.queue_per_org_max", "1"),
+        ("workers.allow_without_sandbox", "true"),
+        ("images.looks", "false"),
+    ];
+    let app = TestApp::with_workers(Data::fresh(), &settings, hanging).await;
+    let (ada, eve) = (app.actor("ada").await, app.actor("eve").await);
+    let (own, other) = (ada.upload(photograph()).await.uuid(), eve.upload(photograph()).await.uuid());
+    let before = app.stored().await;
+    let holds = tokio::spawn(Answer::of(ada.get(&format!("/i/{own}/w_10"))));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (waits, full, waits_for_another) = tokio::join!(
+        Answer::of(ada.get(&format!("/i/{own}/w_11"))),
+        async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Answer::of(ada.get(&format!("/i/{own}/w_12"))).await
+        },
+        Answer::of(eve.get(&format!("/i/{other}/w_10")))
+    );
+    for (what, answer, status) in [
+        ("too long behind its own", waits, 429),
+        ("its own queue is full", full, 429),
+        ("too long behind another one's", waits_for_another, 503),
+    ] {
+        assert_eq!(answer.status.as_u16(), status, "{what}: {}", answer.text());
+        assert!(!answer.header("retry-after").is_empty(), "{what}");
+    }
+    assert_eq!(holds.await.expect("answers").status.as_u16(), 422, "it was given up");
+    assert_eq!(app.stored().await, before);
 }
 
 /// Pictures that would take the memory of all others wait until they are alone.

@@ -49,6 +49,9 @@ impl From<Error> for Refusal {
                 Self { status: StatusCode::NOT_FOUND, code: "NoSuchKey", message: "The specified key does not exist." }
             }
             Error::Forbidden => Self::denied("Access Denied"),
+            Error::TooMany { .. } => {
+                Self { status: StatusCode::TOO_MANY_REQUESTS, code: "SlowDown", message: "Please reduce your request rate." }
+            }
             Error::Busy { .. } => {
                 Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "SlowDown", message: "Please reduce your request rate." }
             }

@@ -221,9 +221,9 @@ async fn too_many_renderings_at_once_are_told_to_come_back() {
     let mut busy = 0;
     for answer in futures_util::future::join_all((100..130).map(show)).await {
         let answer = answer.expect("answers");
-        if answer.status.as_u16() == 503 {
+        if answer.status.as_u16() == 429 {
             assert!(answer.header("retry-after").parse::<u64>().expect("seconds") > 0);
-            assert!(refused(&answer, 503).contains("try again"));
+            assert!(refused(&answer, 429).contains("Too many requests"));
             busy += 1;
         } else {
             assert_eq!(answer.status.as_u16(), 200);
