@@ -3,8 +3,11 @@
 //! served without them, and a balancer that passed over all nodes at once would end that, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared as SharedFuture};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::Error;
@@ -15,9 +18,13 @@ const ASKED_EVERY: Duration = Duration::from_secs(2);
 /// For each answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
+/// An answer that somebody has waited for is good for whoever asks within this time.
+const ANSWER_LASTS: Duration = Duration::from_secs(1);
+
 /// What did not answer the last time.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
+    asked: Asked,
     database_is_away: AtomicBool,
     store_is_away: AtomicBool,
 }
@@ -50,14 +57,78 @@ fn note(part: &'static str, away: &AtomicBool, answers: bool) {
     }
 }
 
+type Answer = Result<(), Error>;
+
+/// The latest question, and its answer when there is one. Strangers may ask, so however many do, and
+/// however soon they hang up, there is one question at a time.
+#[derive(Debug, Default)]
+struct Asked(Mutex<Option<(Instant, SharedFuture<BoxFuture<'static, Answer>>)>>);
+
+impl Asked {
+    /// The answer to the latest question if it is under way or a moment old, else to a new one.
+    async fn answer<F>(&self, ask: impl FnOnce() -> F) -> Answer
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let answer = {
+            let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*latest {
+                Some((begun, answer)) if answer.peek().is_none() || begun.elapsed() < ANSWER_LASTS => answer.clone(),
+                _ => {
+                    let asking = tokio::spawn(ask());
+                    let answer = async { asking.await.unwrap_or_else(|error| Err(Error::internal("asking", &error))) };
+                    latest.insert((Instant::now(), answer.boxed().shared())).1.clone()
+                }
+            }
+        };
+        answer.await
+    }
+}
+
 impl App {
-    /// Asks database and store now, and waits for their answers.
+    /// Whether database and store answer. Everybody who asks within a second gets the same answer.
     ///
     /// # Errors
     /// As [`App::ready`]; [`Error::Busy`] when one of them does not answer.
-    pub async fn ready_with_all(&self) -> Result<(), Error> {
+    pub async fn ready_with_all(self: &Arc<Self>) -> Answer {
         self.ready()?;
-        self.database.ping().await?;
-        self.storage.ping().await
+        let app = Arc::clone(self);
+        let ask = || async move {
+            let (database, store) = tokio::join!(app.database.ping(), app.storage.ping());
+            database.and(store)
+        };
+        self.shared.asked.answer(ask).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_asks_at_the_same_time_or_a_moment_later_gets_one_answer() {
+        let (asked, questions) = (Asked::default(), Arc::new(AtomicU32::new(0)));
+        let ask = || {
+            let questions = Arc::clone(&questions);
+            asked.answer(move || async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match questions.fetch_add(1, Ordering::SeqCst) {
+                    0 => Err(Error::NoSpace),
+                    _ => Ok(()),
+                }
+            })
+        };
+        // One that hangs up before there is an answer makes nobody ask again.
+        assert!(timeout(Duration::from_millis(10), ask()).await.is_err());
+        for answer in futures_util::future::join_all((0..100).map(|_| ask())).await {
+            assert!(matches!(answer, Err(Error::NoSpace)));
+        }
+        assert!(ask().await.is_err());
+        assert_eq!(questions.load(Ordering::SeqCst), 1);
+        tokio::time::sleep(ANSWER_LASTS).await;
+        assert!(ask().await.is_ok() && ask().await.is_ok());
+        assert_eq!(questions.load(Ordering::SeqCst), 2);
     }
 }
