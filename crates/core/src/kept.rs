@@ -3,7 +3,7 @@
 //!
 //! They are a cache. Whatever is wrong with one, it is removed and made again; no read fails for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -22,8 +22,14 @@ const USES_NOTED_MAX: usize = 100_000;
 const COUNT_LEASE: &str = "count";
 /// In a cluster, where others add renderings too, they are counted this often.
 const COUNTED_EVERY: Duration = Duration::from_secs(60);
-/// Renderings that go at a time.
+/// Renderings of versions that are gone, of which so many go at a time.
 const PAGE: u32 = 256;
+/// Renderings that are evicted at a time. Finding them looks at all.
+const EVICTED_AT_ONCE: u32 = 2048;
+/// Eviction makes so much room beyond what it must, in parts of the bound, that it is rare.
+const ROOM_PART: u64 = 64;
+/// As long as nothing has to be evicted, a use is written down only when the last one that was is so old.
+const COARSE: Duration = Duration::from_secs(60);
 /// The last bytes of a sealed rendering.
 const SEAL: &[u8; 8] = b"iwSEAL1\n";
 /// Bytes of a sha-256.
@@ -65,8 +71,9 @@ impl Uses {
         }
     }
 
-    fn take(&self) -> HashMap<BlobKey, Timestamp> {
-        std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    /// In the order of the keys, as they are written.
+    fn take(&self) -> BTreeMap<BlobKey, Timestamp> {
+        std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
     }
 }
 
@@ -206,17 +213,7 @@ pub(crate) async fn remove_of_missing_versions(app: &App) -> Result<u64, Error> 
 /// The rows first: what a crash leaves in between has no row, and is removed by the sweep. The copy in memory last, or a reader in
 /// between would put it back. One that can't be removed doesn't keep the others.
 async fn remove(app: &App, keys: Vec<BlobKey>) -> Result<(), Error> {
-    let rows = keys.clone();
-    app.database
-        .write(move |connection| {
-            Box::pin(async move {
-                for key in &rows {
-                    db::variants::delete(connection, key).await?;
-                }
-                Ok(())
-            })
-        })
-        .await?;
+    db::variants::delete(&app.database, &keys).await?;
     let mut outcome = Ok(());
     for key in &keys {
         let deleted = app.storage.delete(key).await;
@@ -235,17 +232,8 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
     if used.is_empty() {
         return Ok(());
     }
-    app.database
-        .write(move |connection| {
-            Box::pin(async move {
-                for (key, when) in &used {
-                    db::variants::touch(connection, key, *when).await?;
-                }
-                Ok(())
-            })
-        })
-        .await?;
     let within = app.variant_uses.bytes_at_most.load(Ordering::SeqCst) <= app.options.variant_bytes_max;
+    db::variants::touch(&app.database, used, if within { COARSE } else { Duration::ZERO }).await?;
     let due = app.database.is_shared() && leases::take_free(app, COUNT_LEASE.to_owned(), COUNTED_EVERY).await?.is_some();
     if within && !due {
         return Ok(());
@@ -260,10 +248,12 @@ pub(crate) async fn tend(app: &App) -> Result<(), Error> {
 /// Removes what was used longest ago, and says how many bytes are left.
 async fn evict(app: &App) -> Result<u64, Error> {
     let mut total = db::variants::total_bytes(&app.database).await?;
-    while total > app.options.variant_bytes_max {
+    let bound = app.options.variant_bytes_max;
+    let left = if total > bound { bound - bound / ROOM_PART } else { total };
+    while total > left {
         let mut going = Vec::new();
-        for (key, size_bytes) in db::variants::oldest(&app.database, PAGE).await? {
-            if total <= app.options.variant_bytes_max {
+        for (key, size_bytes) in db::variants::oldest(&app.database, EVICTED_AT_ONCE).await? {
+            if total <= left {
                 break;
             }
             total = total.saturating_sub(size_bytes);

@@ -28,7 +28,8 @@ pub(crate) async fn give_back(connection: &mut Connection, name: &str, holder: &
     query(GIVE_BACK).bind(name).bind(holder).execute(connection).await.map(|_| ())
 }
 
-/// Forgets those whose time was over at a moment.
+/// Forgets those whose time was over at a moment. It looks at all, which are few: an index of their ends would keep PostgreSQL from
+/// updating one in place.
 pub(crate) async fn delete_ended(connection: &mut Connection, until: Timestamp) -> Result<u64, Error> {
     query(DELETE_ENDED).bind(until.0).execute(connection).await
 }

@@ -6,13 +6,14 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::SqlStr;
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
+use super::indexes::{self, ConcurrentIndex};
 use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
-const HISTORY: [(i64, &str, &str); 14] = [
+const HISTORY: [(i64, &str, &str); 15] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
     (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
@@ -27,10 +28,18 @@ const HISTORY: [(i64, &str, &str); 14] = [
     (12, "scrub", include_str!("../../migrations/0012_scrub.sql")),
     (13, "fences", include_str!("../../migrations/0013_fences.sql")),
     (14, "compatibility", include_str!("../../migrations/0014_compatibility.sql")),
+    (15, "hot updates", include_str!("../../migrations/0015_hot_updates.sql")),
 ];
 
-/// All of it, in order.
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
+/// All of it, in order, as SQLite takes it.
+static ON_SQLITE: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to(HISTORY.len())));
+
+/// All of it, in order, as PostgreSQL takes it.
+static ON_POSTGRES: LazyLock<Migrator> = LazyLock::new(|| Migrator::with_migrations(up_to_on_postgres(HISTORY.len())));
+
+/// What PostgreSQL builds beside the migrations (see [`indexes`]).
+pub(super) static INDEXES: LazyLock<Vec<ConcurrentIndex>> =
+    LazyLock::new(|| HISTORY.iter().flat_map(|(.., sql)| indexes::of_migration(sql)).collect());
 
 /// Tries to get a table that others use. Each waits no longer than the connection's `lock_timeout`, so requests are held up no longer either.
 const TRIES_MAX: u32 = 60;
@@ -50,8 +59,9 @@ where
 {
     let mut tries = 1;
     loop {
+        let migrations = if DB::NAME == <sqlx::Postgres as sqlx::Database>::NAME { &ON_POSTGRES } else { &ON_SQLITE };
         // `run` would do, but the compiler can't see that its future may change threads.
-        match MIGRATIONS.run_direct(None, connection, false).await {
+        match migrations.run_direct(None, connection, false).await {
             Ok(()) => return Ok(()),
             Err(MigrateError::VersionMissing(number)) => {
                 let state = schema::<DB>(connection).await.map_err(|error| Error::internal(doing, &error))?;
@@ -196,6 +206,15 @@ pub(super) fn up_to(count: usize) -> Vec<Migration> {
         Migration::new(*number, Cow::Borrowed(name), MigrationType::Simple, SqlStr::from_static(sql), false)
     };
     HISTORY.iter().take(count).map(migration).collect()
+}
+
+/// The same, with what is only for PostgreSQL. Each keeps the checksum of its file.
+pub(super) fn up_to_on_postgres(count: usize) -> Vec<Migration> {
+    let translated = |migration: Migration| Migration {
+        sql: AssertSqlSafe(indexes::transactional(migration.sql.as_str())).into_sql_str(),
+        ..migration
+    };
+    up_to(count).into_iter().map(translated).collect()
 }
 
 #[cfg(test)]

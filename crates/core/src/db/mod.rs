@@ -16,6 +16,7 @@ pub(crate) mod files;
 pub(crate) mod holdings;
 pub(crate) mod identity;
 pub(crate) mod images;
+mod indexes;
 pub(crate) mod keys;
 pub(crate) mod leases;
 mod lent;
@@ -25,6 +26,7 @@ mod migrations;
 pub(crate) mod move_lock;
 pub(crate) mod moves;
 pub(crate) mod namespaces;
+mod page;
 #[cfg(test)]
 mod plans;
 mod postgres;
@@ -96,6 +98,22 @@ impl Place {
             (Self::File { file: one, .. }, Self::File { file: other, .. }) => is_same_file(one, other),
             (Self::Server { url: one, .. }, Self::Server { url: other, .. }) => one == other,
             _ => false,
+        }
+    }
+
+    /// The SQLite file that opening it would make.
+    pub(crate) fn new_file(&self) -> Option<&Path> {
+        match self {
+            Self::File { file, .. } => Some(file.as_path()).filter(|file| !file.exists()),
+            Self::Server { .. } => None,
+        }
+    }
+
+    /// What to call it in messages: its file, or its server and name. Never the password.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::File { file, .. } => file.display().to_string(),
+            Self::Server { url, .. } => Address::parse(url).map_or_else(|_| "PostgreSQL".to_owned(), |address| address.shown()),
         }
     }
 

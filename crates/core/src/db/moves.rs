@@ -17,6 +17,8 @@ statements! {
         position = CASE WHEN moves.id = excluded.id THEN moves.position END, id = excluded.id, fence = moves.fence + 1 \
         WHERE moves.id = excluded.id OR (moves.side = 'target' AND moves.state = 'copying' AND moves.id NOT LIKE 'restore %') \
         RETURNING id, state, position, waits_until_us, fence";
+    SET_TARGET = "UPDATE moves SET target = $4 WHERE side = $1 AND id = $2 AND fence = $3";
+    TARGET = "SELECT target FROM moves WHERE side = 'source'";
     HOLD = "UPDATE moves SET fence = fence WHERE side = $1 AND id = $2 AND fence = $3";
     ADVANCE = "UPDATE moves SET state = $4, position = $5, waits_until_us = $6 \
         WHERE side = $1 AND id = $2 AND fence = $3 AND (state NOT IN ('moved', 'live') OR state = $4)";
@@ -135,6 +137,15 @@ impl Claim {
         self.held(held)
     }
 
+    /// Notes what the target is called, for whoever starts on the source when the data has moved.
+    ///
+    /// # Errors
+    /// As [`Claim::hold`].
+    pub(crate) async fn name_target(&self, connection: &mut Connection, target: &str) -> Result<(), Error> {
+        let name = query(SET_TARGET).bind(self.side.as_str()).bind(&self.id).bind(self.fence);
+        self.held(name.bind(target).execute(connection).await?)
+    }
+
     /// Notes how far the move is. What has moved, or is live, stays that.
     ///
     /// # Errors
@@ -154,6 +165,12 @@ impl Claim {
             "another `imagewell migrate` has taken this move over, finished or cancelled it: this one changes nothing more ({side})"
         )))
     }
+}
+
+/// What the target of this source is called, where that was noted.
+pub(crate) async fn target(database: &Database) -> Result<Option<String>, Error> {
+    let target: Option<Option<String>> = query(TARGET).fetch_optional_value(database).await?;
+    Ok(target.flatten())
 }
 
 pub(crate) async fn put(connection: &mut Connection, side: Side, state: &MoveState) -> Result<(), Error> {

@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use super::connecting::{answered, ask, bound, bounds, connect, expect_current_through_pooler, is_current, refuse_standby};
 use super::diagnosis::durability_of_server;
 use super::lent::{Lent, linger};
-use super::migrations::{expect_current, migrate};
-use super::{Connection, Link, Schema, read_failed, write_failed};
+use super::migrations::{INDEXES, expect_current, migrate};
+use super::{Connection, Link, Schema, indexes, read_failed, write_failed};
 use crate::Error;
 use crate::changes::Announcer;
 use crate::model::Timestamp;
@@ -95,6 +95,9 @@ impl Postgres {
             let bounded = connection.execute("SET lock_timeout = '2s'").await;
             bounded.map_err(|error| Error::internal(&doing, &error))?;
             migrate::<Driver>(&mut connection, &doing).await?;
+        }
+        if schema == Schema::Newest && !connections.transaction_pooling {
+            indexes::build_in_background(options.clone(), &INDEXES);
         }
         let asked = async { Ok(connection.execute("SELECT pg_notify('imagewell', '')").await.is_ok()) };
         let notifies = answered(patience.wait_max, &doing, asked).await?;

@@ -106,7 +106,7 @@ async fn every_statement_prepares_on_both_databases() {
     let all: Vec<query::Sql> = all_statements().iter().flat_map(|(_, statements)| statements.iter().copied()).collect();
     assert!(all.len() > 50);
     let different = all.iter().filter(|sql| sql.sqlite != sql.postgres).count();
-    assert!(different <= 3, "{different} statements differ between the databases");
+    assert!(different <= 5, "{different} statements differ between the databases");
     for sql in all {
         let prepared = sqlite.acquire().await.expect("connection").prepare(sqlx::SqlStr::from_static(sql.sqlite)).await;
         assert!(prepared.is_ok(), "{}: {:?}", sql.sqlite, prepared.err());

@@ -3,7 +3,7 @@ use uuid::Uuid;
 use super::{Namespace, OrgId};
 
 /// The name of bytes in the store: `{namespace}/{org}/{uuid}.{ext}`. Minted here, never from a client's text, never reused.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobKey(String);
 
 impl BlobKey {
