@@ -26,6 +26,7 @@ mod response_body;
 pub mod router;
 pub mod serve;
 pub mod signed;
+mod store_client;
 mod streams;
 mod surrounded;
 pub mod telemetry;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use imagewell_core::accounts::{AttemptLimits, SessionLimits};
 use imagewell_core::app::{Opening, Options};
 use imagewell_core::passwords::HashLimits;
-use imagewell_core::storage::{self, BucketPlace, Reserve};
+use imagewell_core::storage::{self, BucketPlace, Reserve, StoreHttp};
 use imagewell_core::workers::WorkerLimits;
 use imagewell_core::{App, ClockLimits, Connections, DatabasePlace, Error, Patience, scrub, sweep};
 use imagewell_imaging::Limits;
@@ -24,7 +24,7 @@ use crate::config::{DatabaseUrl, Settings, StorageUrl};
 use crate::listener::{self, Draining};
 use crate::pages::DemoPage;
 use crate::tls::Certificates;
-use crate::{moved, router, telemetry};
+use crate::{moved, router, store_client, telemetry};
 
 /// What handlers work with. Cheap to clone: every request does, several times.
 #[derive(Clone)]
@@ -266,8 +266,11 @@ pub fn storage_place(settings: &Settings) -> storage::Place {
             secret_access_key: storage.secret_access_key.0.clone(),
             part_bytes: storage.part_bytes,
             time_max: Duration::from_secs(storage.time_seconds_max),
-            bytes_per_second_min: storage.bytes_per_second_min,
             retry_max: Duration::from_secs(storage.retry_seconds_max),
+            http: StoreHttp::new(store_client::Limits {
+                time_max: Duration::from_secs(storage.time_seconds_max),
+                bytes_per_second_min: storage.bytes_per_second_min,
+            }),
         })),
     }
 }

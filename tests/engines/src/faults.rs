@@ -24,6 +24,8 @@ pub enum Behaviour {
     CutAfterSending(u64),
     /// Cut each connection once so many bytes have come from the server.
     CutAfterReceiving(u64),
+    /// Pass nothing more on once so many bytes of a connection have gone to the server, and keep it open.
+    StallAfterSending(u64),
     /// Pass on so many bytes a second to the server.
     SendSlowly(u64),
     /// Answer HTTP requests with a page and status 200, as the login page of a network does.
@@ -150,7 +152,7 @@ async fn pass(
             let _ = socket_reset(&client);
             return;
         }
-        if behaviour == Behaviour::Stall {
+        if behaviour == Behaviour::Stall || matches!(behaviour, Behaviour::StallAfterSending(bytes) if sent >= bytes) {
             if told.changed().await.is_err() {
                 return;
             }

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use md5::{Digest as _, Md5};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{HttpClient, HttpConnector as _};
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as StorePath;
 use object_store::signer::Signer;
@@ -30,7 +30,6 @@ use url::Url;
 use super::VARIANTS;
 use super::local::generic;
 use super::resuming::{self, Waiting};
-use super::store_client::Limits;
 use crate::Error;
 use crate::model::BlobKey;
 use crate::spool::Content;
@@ -61,12 +60,29 @@ pub struct BucketPlace {
     pub secret_access_key: String,
     /// Larger objects go in parts of this size.
     pub part_bytes: usize,
-    /// For the answer to one request, and for the next bytes of a body that somebody reads.
+    /// For the next bytes of a body that somebody reads.
     pub time_max: Duration,
-    /// A request that sends bytes may take so much longer that this rate suffices.
-    pub bytes_per_second_min: u64,
     /// For all tries of one request.
     pub retry_max: Duration,
+    /// What sends the requests, and bounds how long each may take.
+    pub http: StoreHttp,
+}
+
+/// The HTTP client of buckets, which is the caller's.
+#[derive(Debug, Clone)]
+pub struct StoreHttp(Arc<dyn HttpConnector>);
+
+impl StoreHttp {
+    /// One that connects like this.
+    pub fn new(connector: impl HttpConnector) -> Self {
+        Self(Arc::new(connector))
+    }
+}
+
+impl HttpConnector for StoreHttp {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        self.0.connect(options)
+    }
 }
 
 impl fmt::Debug for BucketPlace {
@@ -94,7 +110,7 @@ impl Bucket {
         let opened = match place.url.scheme() {
             "gs" => google(place).map(|store| (store, None)),
             "az" | "azure" | "abfs" | "abfss" => azure(place).map(|store| (store, None)),
-            _ => amazon(place).and_then(|store| Ok((store, Some(limits(place).connect(&client(place))?)))),
+            _ => amazon(place).and_then(|store| Ok((store, Some(place.http.connect(&client(place))?)))),
         };
         let opened = opened.map_err(|error| Error::internal(&format!("opening the bucket {}", place.url), &error));
         let (store, client) = opened?;
@@ -278,10 +294,13 @@ async fn put_in_parts(
         Ok(()) => upload.complete().await.map(drop),
         Err(error) => Err(error),
     };
-    if ended.is_err()
-        && let Err(error) = upload.abort().await
-    {
-        tracing::warn!(%error, "parts of an upload are left in the bucket");
+    if ended.is_err() {
+        // A store that is mute takes as long over this as over the parts, and the caller has waited long enough.
+        tokio::spawn(async move {
+            if let Err(error) = upload.abort().await {
+                tracing::warn!(%error, "parts of an upload are left in the bucket");
+            }
+        });
     }
     ended
 }
@@ -306,7 +325,7 @@ fn amazon(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     let mut builder = AmazonS3Builder::from_env()
         .with_url(place.url.as_str())
         .with_retry(retry(place))
-        .with_http_connector(limits(place))
+        .with_http_connector(place.http.clone())
         .with_client_options(client(place))
         // One by one: not every server knows DeleteObjects.
         .with_disable_bulk_delete(true);
@@ -327,7 +346,7 @@ fn amazon(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
 
 fn google(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     let builder = GoogleCloudStorageBuilder::from_env().with_url(place.url.as_str()).with_retry(retry(place));
-    let builder = builder.with_client_options(client(place)).with_http_connector(limits(place));
+    let builder = builder.with_client_options(client(place)).with_http_connector(place.http.clone());
     builder.build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
 }
 
@@ -336,21 +355,16 @@ fn azure(place: &BucketPlace) -> object_store::Result<Arc<dyn SigningStore>> {
     if !place.endpoint.is_empty() {
         builder = builder.with_endpoint(place.endpoint.clone());
     }
-    let builder = builder.with_client_options(client(place)).with_http_connector(limits(place));
+    let builder = builder.with_client_options(client(place)).with_http_connector(place.http.clone());
     builder.build().map(|store| Arc::new(store) as Arc<dyn SigningStore>)
 }
 
 fn client(place: &BucketPlace) -> ClientOptions {
     ClientOptions::new()
-        // That would be for a request with its body: see `store_client`.
+        // That would be for a request with its body, however steadily it goes on.
         .with_timeout_disabled()
-        .with_connect_timeout(place.time_max.min(Duration::from_secs(3)))
         // Whoever names an http endpoint wants it.
         .with_allow_http(place.endpoint.starts_with("http://"))
-}
-
-fn limits(place: &BucketPlace) -> Limits {
-    Limits { time_max: place.time_max, bytes_per_second_min: place.bytes_per_second_min }
 }
 
 fn retry(place: &BucketPlace) -> RetryConfig {

@@ -11,7 +11,6 @@ mod listing;
 mod local;
 mod resuming;
 mod root;
-mod store_client;
 mod trash;
 mod unfinished;
 
@@ -27,7 +26,7 @@ use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use self::bucket::Bucket;
-pub use self::bucket::BucketPlace;
+pub use self::bucket::{BucketPlace, StoreHttp};
 pub(crate) use self::identity::StoreIdentity;
 pub(crate) use self::listing::{Stored, StoredBlob};
 pub(crate) use self::local::Leftover;

@@ -247,9 +247,12 @@ settings! {
         secret_access_key: Secret = "";
         /// Bytes of one part of a larger upload to a bucket, two of which are on their way at once. At least 5242880, as S3 has it.
         part_bytes: usize = "8388608";
-        /// Seconds that a bucket may take to answer one request, and to send the next bytes of an object that somebody reads.
+        /// Seconds that a bucket may take to answer one request, to take the next bytes of what it is sent, and to send the next bytes
+        /// of an object that somebody reads.
         time_seconds_max: u64 = "20";
-        /// Bytes a second at which a request may send to a bucket: it may take as much longer as that needs. At least 1.
+        /// Bytes a second at which a request may send to a bucket: it may take as much longer as that needs, while the bucket goes on
+        /// taking bytes. One that takes none is given up after `time_seconds_max` and what 1 MiB takes at this rate, because the system
+        /// may hold so much unseen. At least 1.
         bytes_per_second_min: u64 = "65536";
         /// Seconds within which a request to a bucket is tried again when the bucket is away.
         retry_seconds_max: u64 = "10";

@@ -56,6 +56,29 @@ async fn a_slow_store_takes_as_long_as_its_bytes_need() {
     assert!(ada.read(&uuid).await.body == bytes);
 }
 
+/// As one that is paused: it takes what the systems on the way hold, and is silent then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_no_more_bytes_is_given_up_however_large_the_part_is() {
+    // 8 MB may take half a minute more, if the store goes on taking them.
+    let settings =
+        [("storage.time_seconds_max", "2"), ("storage.bytes_per_second_min", "262144"), ("storage.part_bytes", "8388608")];
+    let (app, [store, _database]) = behind_proxies(&settings).await;
+    let ada = app.actor("ada").await;
+    for bytes in [png_of_bytes(8_000_000, 1), png_of_bytes(11_000_000, 2)] {
+        let (token, before) = (ada.csrf().await, app.stored().await);
+        store.behave(Behaviour::StallAfterSending(500_000));
+        let begun = Instant::now();
+        let refused = Answer::of(ada.uploading(&token, &bytes)).await;
+        assert_eq!(refused.status.as_u16(), 503, "{}", refused.text());
+        assert!(!refused.header("retry-after").is_empty());
+        // Two seconds, and four for what may be on its way unseen; the rest is for a busy machine.
+        assert!(begun.elapsed() < Duration::from_secs(20), "it was waited for, for {:?}", begun.elapsed());
+        assert_eq!(app.stored().await, before);
+        store.behave(Behaviour::Pass);
+        assert!(ada.read(&ada.upload(bytes.clone()).await.uuid()).await.body == bytes);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_store_confirms_and_does_not_have_is_not_acknowledged() {
     let (app, [store, _database]) = behind_proxies(&[]).await;
@@ -109,6 +132,8 @@ async fn leave_an_upload_unfinished(app: &TestApp, store: &Proxy) {
     }
     store.behave(Behaviour::Away);
     assert_eq!(sending.await.expect("ends").status.as_u16(), 503);
+    // Aborting it is tried for a second more, by nobody once the process is gone.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     store.behave(Behaviour::Pass);
     assert_eq!(app.data().unfinished().len(), 1);
 }
