@@ -116,6 +116,7 @@ if __name__ == "__main__":
         emulator = Emulator(folder)
         try:
             service = Service(program, {
+                "IMAGEWELL_DATABASE_ALLOW_NEW_FILE_WITH_BUCKET": "true",
                 "IMAGEWELL_STORAGE_URL": f"az://{CONTAINER}", "IMAGEWELL_STORAGE_ENDPOINT": emulator.endpoint,
                 "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": KEY,
                 "IMAGEWELL_STORAGE_PART_BYTES": "5242880", "IMAGEWELL_FILE_SERVICE_UPLOAD_BYTES_MAX": "20000000",

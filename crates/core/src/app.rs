@@ -88,6 +88,8 @@ pub struct Options {
     pub scrub: scrub::Options,
     /// Whether to make what is missing.
     pub opening: Opening,
+    /// Whether that may be an SQLite file although the blobs are in a bucket, which other nodes may use.
+    pub allow_new_file_with_bucket: bool,
 }
 
 /// What opening may do to what it opens.
@@ -195,9 +197,10 @@ impl App {
         let looks = options.opening == Opening::Looking;
         let open = if looks { Storage::look } else { Storage::open };
         let storage = open(&options.storage, options.spool_folder.clone(), Arc::clone(&halt), options.reserve)?;
-        if !looks && options.database.expect().is_err() {
+        if !looks && let Some(file) = options.database.new_file() {
             // Before one is made: an operator may put the right one into its place.
             identity::expect_unused(&storage).await?;
+            identity::expect_unshared(&storage, file, options.allow_new_file_with_bucket)?;
         }
         let database = match options.opening {
             Opening::Making => Database::open(&options.database, Arc::clone(&halt)).await?,

@@ -7,6 +7,7 @@
 //! A copy of a database has the id of the original. Therefore each sweep leaves a fresh mark on both sides, and the next one compares
 //! them: of two databases that use one store, only the first one to sweep goes on sweeping.
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,6 +96,24 @@ pub(crate) async fn expect_unused(storage: &Storage) -> Result<(), Error> {
         Ok(Ok(false) | Err(Error::Busy { .. })) | Err(_) => Ok(()),
         Ok(Err(error)) => Err(error),
     }
+}
+
+/// Refuses a bucket for a start that would make an SQLite file: a start that lacks the `database_url` of the nodes that use the
+/// bucket would begin a database of its own beside theirs. `allowed` when an operator knows that no other node uses it.
+///
+/// # Errors
+/// [`Error::Invalid`] says what to do.
+pub(crate) fn expect_unshared(storage: &Storage, file: &Path, allowed: bool) -> Result<(), Error> {
+    if allowed || !storage.is_bucket() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "there is no database {}, and other nodes may use the bucket {}: nothing was made. Set database_url to the database of those nodes. \
+         Where this service alone uses the bucket, with an SQLite file, start it for the first time with \
+         database.allow_new_file_with_bucket=true",
+        file.display(),
+        storage.name()
+    )))
 }
 
 /// Reads both sides again: a volume can be unmounted while the service runs.

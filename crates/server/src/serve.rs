@@ -184,6 +184,7 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
             interval: Duration::from_secs(settings.scrub.interval_seconds),
         },
         opening: Opening::Making,
+        allow_new_file_with_bucket: settings.database.allow_new_file_with_bucket,
     }
 }
 

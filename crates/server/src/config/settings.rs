@@ -281,6 +281,9 @@ settings! {
         lock_seconds_max: NonZeroU32 = "2";
         /// Seconds between two statements of one transaction after which PostgreSQL ends it, because its node hangs and others wait for its rows.
         idle_transaction_seconds_max: NonZeroU32 = "10";
+        /// Whether a start may make a new SQLite file although `storage_url` names a bucket. Other nodes may use a bucket, and a
+        /// start that lacks their `database_url` would begin a database of its own beside theirs.
+        allow_new_file_with_bucket: bool = "false";
         /// Whether `imagewell doctor` only warns of a PostgreSQL that may lose what it has committed (`fsync`, `full_page_writes` or
         /// `synchronous_commit` off, or `local` or `remote_write` beside `synchronous_standby_names`). Off, that is a fault.
         allow_weak_durability: bool = "false";

@@ -147,6 +147,11 @@ impl Data {
         Service::open(settings, workers).await
     }
 
+    /// What `data_dir` is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Where the blobs lie as files.
     pub fn blobs(&self) -> PathBuf {
         self.outgrown.as_ref().map_or_else(|| self.folder.path().join("blobs"), |outgrown| outgrown.blobs().to_owned())

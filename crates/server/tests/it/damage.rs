@@ -97,6 +97,7 @@ async fn a_bucket_that_stays_is_read_and_never_written() {
         for (key, value) in outgrown.settings().into_iter().filter(|(key, _)| *key != "database_url") {
             command.env(environment_name(key), value);
         }
+        command.env("IMAGEWELL_DATABASE_ALLOW_NEW_FILE_WITH_BUCKET", "true");
         command
     };
     let plan = folder.path().join("accounts.toml");

@@ -140,6 +140,30 @@ async fn a_fresh_sqlite_file_does_not_take_the_bucket_of_a_cluster() {
     assert!(refused(&foreign, &[]).await.contains("is in use"));
 }
 
+/// Nodes that have not stored anything yet may be about to use it, with a database that this start does not know.
+#[tokio::test]
+async fn a_fresh_sqlite_file_takes_an_empty_bucket_only_when_it_is_told_to() {
+    let data = Data::outgrown();
+    let here = [("database_url", "")];
+    let file = data.folder().join("imagewell.db");
+    let why = refused(&data, &here).await;
+    for said in ["there is no database", "other nodes may use the bucket", "database.allow_new_file_with_bucket=true"] {
+        assert!(why.contains(said), "{said}: {why}");
+    }
+    assert!(files(&data).is_empty() && !identity(&data).exists() && !file.exists(), "something was made");
+    // As nodes whose first start comes at the same time.
+    let app = TestApp::on(Arc::clone(&data), &[]).await;
+    let uuid = app.actor("ada").await.upload(png(8, 8, 1)).await.uuid();
+    let told = [here[0], ("database.allow_new_file_with_bucket", "true")];
+    assert!(refused(&data, &told).await.contains("is in use: nothing was made"));
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 1));
+    let alone = Data::outgrown();
+    let uuid = TestApp::on(Arc::clone(&alone), &told).await.actor("ada").await.upload(png(8, 8, 2)).await.uuid();
+    // Once there is a file, nobody has to be told anything.
+    let app = TestApp::on(alone, &here).await;
+    assert_eq!(app.actor("ada").await.read(&uuid).await.body, png(8, 8, 2));
+}
+
 #[tokio::test]
 async fn a_store_that_has_lost_its_identity_is_refused() {
     let (data, uuid) = with_image().await;
