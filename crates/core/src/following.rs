@@ -48,10 +48,13 @@ pub(crate) const RESTORING: &str = "restore ";
 /// [`Error::Invalid`] says what to do.
 pub(crate) async fn check(database: &db::Database) -> Result<(), Error> {
     if moves::find(database, Side::Source).await?.is_some_and(|state| state.stage == Stage::Moved) {
-        return Err(Error::invalid(
-            "this data has moved to another database and store: database_url and storage_url must name them \
-             (moved.toml in the data folder says which they are)",
-        ));
+        // Of a move by an earlier version it is not known.
+        let target = moves::target(database).await.unwrap_or_default();
+        return Err(Error::invalid(format!(
+            "this data has moved to {}: set database_url and storage_url to these. moved.toml in the data folder on the machine of \
+             `imagewell migrate` has both, with the settings of the bucket. Nothing serves from here any more",
+            target.as_deref().unwrap_or("another database and store")
+        )));
     }
     match moves::find(database, Side::Target).await? {
         Some(state) if state.id.starts_with(RESTORING) => Err(Error::invalid(

@@ -32,12 +32,13 @@ impl Move {
 
     pub(super) async fn copy_blobs(&mut self, blobs: Vec<db::images::BlobToCopy>) -> Result<(), Error> {
         let copying = blobs.into_iter().map(|blob| {
-            let (from, to, plan) = (Arc::clone(&self.from), Arc::clone(&self.to), &self.plan);
+            let (from, to, same_store) = (Arc::clone(&self.from), Arc::clone(&self.to), self.same_store);
+            let spool_folder = &self.plan.spool_folder;
             async move {
-                let copied = if plan.from_storage.is_same(&plan.to_storage) {
+                let copied = if same_store {
                     copy::in_place(&to, &blob).await?
                 } else {
-                    copy::blob(&from, &to, &plan.spool_folder, &blob, Known::ByDigest).await?
+                    copy::blob(&from, &to, spool_folder, &blob, Known::ByDigest).await?
                 };
                 Ok::<_, Error>((blob, copied))
             }

@@ -121,6 +121,8 @@ pub struct Move {
     target_claim: Claim,
     from: Arc<Storage>,
     to: Arc<Storage>,
+    /// Whether the bytes stay where they are.
+    same_store: bool,
     state: MoveState,
     limit: Limit,
     summary: Summary,
@@ -168,7 +170,8 @@ impl Move {
         let (from, to) = (open(&plan.from_storage)?, open(&plan.to_storage)?);
         let (id, is_new) = state(&source, &target).await.map(|state| (state.id, state.position.is_none()))?;
         identity::settle(&source, &from).await?;
-        identity::settle_target(&source, &target, &to, plan.from_storage.is_same(&plan.to_storage), is_new).await?;
+        let same_store = plan.from_storage.is_same(&plan.to_storage) || from.is_same(&to).await?;
+        identity::settle_target(&source, &target, &to, same_store, is_new).await?;
         to.probe().await?;
         // The target first: without the source's row nothing has begun.
         let (target_claim, there) = Claim::take(&target, Side::Target, &id).await?;
@@ -176,6 +179,7 @@ impl Move {
         if state.stage == Stage::Moved {
             return Err(has_moved());
         }
+        name_target(&source, &source_claim, format!("database {} and store {}", plan.to_database.shown(), to.name())).await?;
         let report = Box::new(report);
         let summary = Summary::default();
         let mut opened = Self {
@@ -188,6 +192,7 @@ impl Move {
             target_claim,
             from,
             to,
+            same_store,
             state,
             summary,
             blobs_in_all: 0,
@@ -268,7 +273,7 @@ impl Move {
         }
         self.refuse_damaged().await?;
         self.compare_rest().await?;
-        if self.plan.from_storage.is_same(&self.plan.to_storage) {
+        if self.same_store {
             identity::take_over_mark(&self.target, &self.to).await?;
         }
         in_time()?;
@@ -376,6 +381,15 @@ impl Move {
     {
         moves::write(&self.target, Some(&self.target_claim), work).await
     }
+}
+
+/// On the source, whose services may have no `moved.toml`.
+async fn name_target(source: &Database, claim: &Claim, target: String) -> Result<(), Error> {
+    let named = claim.clone();
+    let write = moves::write(source, Some(claim), move |connection| {
+        Box::pin(async move { named.name_target(connection, &target).await })
+    });
+    write.await
 }
 
 fn has_moved() -> Error {

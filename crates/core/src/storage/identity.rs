@@ -45,7 +45,7 @@ impl StoreIdentity {
 }
 
 impl Place {
-    /// Whether both are one and the same store.
+    /// Whether both are one and the same store, as far as their addresses say so. See [`Storage::is_same`].
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Folder(one), Self::Folder(other)) => {
@@ -85,6 +85,24 @@ impl Storage {
             ))
         };
         identity.map(Some).ok_or_else(unreadable)
+    }
+
+    /// Whether this and another one are the same store, whatever their addresses say: they bear the same identity, and what is written
+    /// here is there. A copy of a store bears its identity, too.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when one of them can't be reached; [`Error::Invalid`] when an identity is not one of ours.
+    pub(crate) async fn is_same(&self, other: &Self) -> Result<bool, Error> {
+        let (Some(one), Some(other_one)) = (self.identity().await?, other.identity().await?) else { return Ok(false) };
+        if one.id != other_one.id {
+            return Ok(false);
+        }
+        // As a rendering, which the sweep removes should this be cut off.
+        let key = BlobKey::from_stored(format!("{VARIANTS}/same-{}/a", uuid::Uuid::now_v7()));
+        self.replace(&key, Bytes::from_static(b"same")).await?;
+        let found = other.has(&key).await;
+        self.delete(&key).await?;
+        found
     }
 
     /// Writes the identity durably.

@@ -1,5 +1,9 @@
 //! All behaviour through the front door: a real server on a real socket, a real database and a real disk for every test.
 
+// The futures of whole moves are deeper than the compiler takes by itself.
+#![recursion_limit = "256"]
+
+mod addresses;
 mod app;
 mod attempts;
 mod backup_folders;

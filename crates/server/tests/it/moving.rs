@@ -125,6 +125,9 @@ async fn all_data_moves_to_postgresql_and_a_bucket_and_back_without_a_lost_reque
 
     let refused = run(&data, &["serve"]);
     assert!(text(&refused).contains("has moved") && text(&refused).contains("moved.toml"), "{}", text(&refused));
+    for named in [database_name(&outgrown), &outgrown.settings()[1].1] {
+        assert!(text(&refused).contains(named), "{named}: {}", text(&refused));
+    }
     let mut checked = imagewell(&data, &["check", "--blobs"]);
     for (key, value) in outgrown.settings() {
         checked.env(environment_name(key), value);
@@ -273,6 +276,14 @@ async fn a_node_that_can_not_follow_holds_back_its_writes_and_ends() {
     assert!(moved.contains("every digest right"), "{moved}");
     assert!(leaves.wait(Duration::from_secs(20)).success(), "{}", leaves.log());
     assert!(leaves.log().contains("this process ends"), "{}", leaves.log());
+    // It has no moved.toml, and the database tells where to.
+    for command in [&["serve"][..], &["sweep"], &["check"]] {
+        let refused = run(&there, command);
+        assert!(!refused.status.success(), "{command:?}: {}", text(&refused));
+        for named in ["has moved to", database_name(&outgrown), &outgrown.settings()[1].1] {
+            assert!(text(&refused).contains(named), "{command:?} {named}: {}", text(&refused));
+        }
+    }
     assert!(ada.read(&uuid).await.body == png_of_bytes(5000, 1));
     ada.upload(png_of_bytes(5000, 2)).await.uuid();
     let pool = sqlx::PgPool::connect(outgrown.database_url()).await.expect("database");
@@ -385,6 +396,12 @@ async fn what_the_sweep_removes_while_blobs_are_copied_does_not_end_a_move() {
     let checked = run(&there, &["check", "--blobs"]);
     let counts = format!("{} versions, every digest right", first.lasting() + second.lasting());
     assert!(checked.status.success() && text(&checked).contains(&counts), "{}", text(&checked));
+}
+
+/// As messages name it.
+fn database_name(outgrown: &Outgrown) -> &str {
+    let (address, _) = outgrown.database_url().split_once("?host=").expect("a socket");
+    address.rsplit('/').next().expect("a name")
 }
 
 fn walkdir(folder: &Path) -> usize {
