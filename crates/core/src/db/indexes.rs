@@ -67,7 +67,7 @@ pub(super) fn build_in_background(options: PgConnectOptions, indexes: &'static [
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "an index can't be built now: the service is slower without it; it is tried again")
+                    tracing::warn!(%error, "an index can't be built now: the service is slower without it; it is tried again");
                 }
             }
             tokio::time::sleep(AGAIN_AFTER).await;
@@ -172,7 +172,7 @@ mod tests {
         sqlx::query("INSERT INTO things VALUES ('other')").execute(&mut *writing).await.expect("writes");
         let building = tokio::spawn({
             let (pool, indexes) = (pool.clone(), indexes.clone());
-            async move { build(&mut *pool.acquire().await.expect("connection"), &indexes).await }
+            async move { build(&mut pool.acquire().await.expect("connection"), &indexes).await }
         });
         let waits = "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' \
             AND datname = current_database() AND wait_event_type = 'Lock'";
