@@ -74,6 +74,8 @@ pub struct Options {
     pub worker_program: PathBuf,
     /// Bounds on rendering.
     pub workers: WorkerLimits,
+    /// Pixels along a side that an address or a preset may ask for.
+    pub transform_side_px_max: u32,
     /// Bytes of renderings that are kept; what was used longest ago goes.
     pub variant_bytes_max: u64,
     /// Whether images are looked at and prewarmed in the background.

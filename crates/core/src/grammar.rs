@@ -156,7 +156,7 @@ impl Steps {
             (None, None, None) if self.ratio.is_some() => Err("dpr needs w or h".to_owned()),
             (None, None, None) => Ok(Fit::Original),
             (width, height, fit) if fit.is_none_or(|fit| matches!(fit(1, 1), Fit::Inside(..))) => {
-                Ok(Fit::Inside(width.unwrap_or(side_px_max), height.unwrap_or(side_px_max)))
+                Ok(width.map(Fit::Width).or(height.map(Fit::Height)).unwrap_or(Fit::Original))
             }
             _ => Err("that fit needs w and h".to_owned()),
         }
@@ -284,24 +284,25 @@ mod tests {
             ("original", "original_animate_png"),
             ("original,f_webp,rotate_90", "rotate-90_original_animate_webp"),
             ("f_png", "original_animate_png"),
-            ("w_300", "inside-300x4000_animate_png"),
+            ("w_300", "width-300_animate_png"),
+            ("h_300,fit_inside", "height-300_animate_png"),
             ("w_300,h_200", "inside-300x200_animate_png"),
             ("h_200,w_300,fit_inside,f_auto,still", "inside-300x200_png"),
             ("w_300,h_200,fit_cover", "cover-300x200_animate_png"),
             ("fit_cover,h_200,w_300,g_focus", "cover-300x200_animate_png"),
             ("w_300,h_200,fit_cover,dpr_2,enlarge", "cover-600x400_enlarge_animate_png"),
             ("w_33,h_33,fit_cover,dpr_1.5,q_70,f_jpeg", "cover-50x50_q70_animate_jpeg"),
-            ("w_9,progressive,f_jpeg", "inside-9x4000_animate_jpeg-progressive"),
-            ("w_9,progressive,f_png", "inside-9x4000_animate_png"),
-            ("w_4000", "inside-4000x4000_animate_png"),
+            ("w_9,progressive,f_jpeg", "width-9_animate_jpeg-progressive"),
+            ("w_9,progressive,f_png", "width-9_animate_png"),
+            ("w_4000", "width-4000_animate_png"),
             ("w_9,h_9,fit_outside,g_north", "outside-9x9_animate_png"),
             ("w_9,h_9,fit_contain,g_southeast,bg_FFcc00", "contain-9x9_side-2-2_bg-ffcc00ff_animate_png"),
             ("w_9,h_9,fit_fill,flip_h", "flip-h_fill-9x9_animate_png"),
             ("w_9,h_9,fit_cover,g_0.25-1", "cover-9x9_point-250-1000_animate_png"),
             ("w_9,h_9,fit_cover,g_attention", "cover-9x9_attention_animate_png"),
             ("crop_1-2-3-4,rotate_270,flip_hv", "crop-1-2-3-4_rotate-270_flip-hv_original_animate_png"),
-            ("w_9,blur_2.5,sharpen_1,meta_profile,lossless", "inside-9x4000_blur-25_sharpen-10_lossless_profile_animate_png"),
-            ("rotate_0,meta_none,w_1", "inside-1x4000_animate_png"),
+            ("w_9,blur_2.5,sharpen_1,meta_profile,lossless", "width-9_blur-25_sharpen-10_lossless_profile_animate_png"),
+            ("rotate_0,meta_none,w_1", "width-1_animate_png"),
         ] {
             assert_eq!(text(asked).as_deref(), Ok(expected), "{asked}");
         }

@@ -16,7 +16,6 @@ use imagewell_imaging::transform::Outputs;
 use crate::app::App;
 use crate::db::looks::Tries;
 use crate::fetch::Original;
-use crate::grammar::Asked;
 use crate::looks::turns::Turns;
 use crate::model::{Image, State, Timestamp};
 use crate::workers::Failure;
@@ -40,11 +39,16 @@ const AFTER_PANIC: Duration = Duration::from_secs(60);
 /// A picture is given up after the death of so many workers.
 const DEATHS_MAX: u32 = 3;
 
+/// Versions that are gone through at a time for formats that have got a decoder.
+const FORMATS_PAGE: i64 = 5000;
+
 /// Whether something may wait, and whether somebody is at it.
 #[derive(Debug)]
 pub(crate) struct Looks {
     waiting: AtomicBool,
     running: AtomicBool,
+    /// Whether this process has seen to formats that have got a decoder.
+    knows_formats: AtomicBool,
     /// When the first of those that were put off has its turn, in microseconds since 1970.
     again_us: AtomicI64,
 }
@@ -52,7 +56,12 @@ pub(crate) struct Looks {
 impl Default for Looks {
     /// What an earlier process left waits.
     fn default() -> Self {
-        Self { waiting: AtomicBool::new(true), running: AtomicBool::new(false), again_us: AtomicI64::new(i64::MAX) }
+        Self {
+            waiting: AtomicBool::new(true),
+            running: AtomicBool::new(false),
+            knows_formats: AtomicBool::new(false),
+            again_us: AtomicI64::new(i64::MAX),
+        }
     }
 }
 
@@ -118,6 +127,10 @@ impl Drop for Running {
 /// # Errors
 /// [`Error::Internal`] when the database fails; [`Error::Busy`] when there is no room.
 async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
+    if !app.looks.knows_formats.load(Ordering::SeqCst) {
+        look_again_at_formats(app).await?;
+        app.looks.knows_formats.store(true, Ordering::SeqCst);
+    }
     let mut turns = Turns::default();
     loop {
         let mut waiting = turns.waiting(&app.database).await?;
@@ -146,6 +159,23 @@ async fn catch_up(app: &Arc<App>) -> Result<(), Error> {
             return Ok(());
         }
     }
+}
+
+/// Has images looked at once more of which nothing was seen because their format had no decoder. Page by page, so that no write takes long;
+/// broken off, it begins anew.
+async fn look_again_at_formats(app: &Arc<App>) -> Result<(), Error> {
+    for format in db::looks::formats_again(&app.database).await? {
+        let mut behind = String::new();
+        while let Some(end) = db::looks::page_end(&app.database, &behind, FORMATS_PAGE).await? {
+            let (format, begin, last) = (format.clone(), behind, end.clone());
+            app.database
+                .write(move |connection| Box::pin(async move { db::looks::again(connection, &begin, &last, &format).await }))
+                .await?;
+            behind = end;
+        }
+        app.database.write(move |connection| Box::pin(async move { db::looks::format_done(connection, &format).await })).await?;
+    }
+    Ok(())
 }
 
 /// What came of a try.
@@ -216,7 +246,8 @@ async fn tried(app: &Arc<App>, image: &Image) -> Result<Tried, Error> {
 async fn prewarm(app: &Arc<App>, image: &Image) -> Result<bool, Error> {
     let mut all = true;
     for preset in presets::of_org(app, image.org).await?.iter().filter(|preset| preset.prewarm) {
-        let Ok(asked) = Asked::parse(&preset.steps, u32::MAX) else { continue };
+        // It was within the bounds when it was provisioned; they may have become narrower.
+        let Ok(asked) = presets::asked(app, &preset.steps) else { continue };
         let modern = Outputs { webp: true, ..Outputs::CLASSIC };
         let clients: &[Outputs] = if asked.depends_on_accept() { &[Outputs::CLASSIC, modern] } else { &[Outputs::CLASSIC] };
         for client in clients {

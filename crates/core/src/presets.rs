@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::app::App;
+use crate::grammar::Asked;
 use crate::model::{OrgId, Preset};
 use crate::{Error, db};
 
@@ -22,6 +23,14 @@ pub async fn of_org(app: &App, org: OrgId) -> Result<Arc<[Preset]>, Error> {
         app.presets.remove(&org);
     }
     Ok(presets)
+}
+
+/// What steps ask for, those of a preset and those of an address, under the bounds of this service.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn asked(app: &App, steps: &str) -> Result<Asked, String> {
+    Asked::parse(steps, app.options.transform_side_px_max)
 }
 
 /// The preset of a name.

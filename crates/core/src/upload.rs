@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use imagewell_imaging::svg::is_svg;
 use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
-use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
 use crate::clock::Waiting;
@@ -17,8 +16,8 @@ use crate::db::{Open, Refusal};
 use crate::filling::Filling;
 pub use crate::filling::spool;
 use crate::model::{
-    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, Digest, FileName, Image, ImageId, Namespace, State, TicketNumber,
-    TicketNumbers, Timestamp, Version,
+    Acl, ActionKey, Actor, AppKey, Attribution, BlobKey, FileName, Image, ImageId, Namespace, State, TicketNumber, TicketNumbers,
+    Timestamp, Version,
 };
 pub use crate::places::Place;
 use crate::spool::{Content, HEAD_BYTES, Spooled};
@@ -27,6 +26,9 @@ use crate::{Error, access, db};
 
 /// Bytes of a file that are read at a time to inspect it.
 const INSPECTED_BYTES: usize = 64 * 1024;
+
+/// Bytes of a drawing's PNG that are spooled at a time.
+const DRAWN_CHUNK_BYTES: usize = 256 * 1024;
 
 /// For the inspection of one file on a thread: its structure alone is read.
 const INSPECTION_MAX: Duration = Duration::from_secs(20);
@@ -227,8 +229,12 @@ impl Admitted {
         if drawing {
             let drawing = Given { content: &spooled.content, facts: None };
             let drawn = app.workers.rasterise(request.actor.org, &drawing).await?;
-            let digest = Digest(Sha256::digest(&drawn).into());
-            spooled = Spooled { digest, content: Content::Memory(drawn), _held: None };
+            // Under the bounds of the bytes that were sent, which it replaces.
+            let mut filling = Filling::new(&app, request.actor.org, request.bytes_max, drawn.len() as u64);
+            for chunk in drawn.chunks(DRAWN_CHUNK_BYTES) {
+                filling.write(chunk).await?;
+            }
+            spooled = filling.finish().await?;
         }
         let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();
         let facts = if request.accept.inspects() && !is_placeholder {

@@ -22,6 +22,16 @@ pub(crate) fn to_srgb(picture: DynamicImage, profile: Option<&[u8]>) -> DynamicI
     followed.unwrap_or(picture)
 }
 
+/// Whether a profile is one for the kind of pixels that a picture has.
+pub(crate) fn explains(profile: &[u8], picture: &DynamicImage) -> bool {
+    let space = ColorProfile::new_from_slice(profile).map(|profile| profile.color_space);
+    match space {
+        Ok(DataColorSpace::Rgb) => picture.color().has_color(),
+        Ok(DataColorSpace::Gray) => !picture.color().has_color(),
+        _ => false,
+    }
+}
+
 /// The RGB of CMYK: 0 is no ink.
 pub(crate) fn rgb_of_cmyk(pixels: &[u8], profile: Option<&[u8]>) -> Vec<u8> {
     let profile = profile.and_then(|bytes| ColorProfile::new_from_slice(bytes).ok());

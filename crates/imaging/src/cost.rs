@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::plan::Plan;
-use crate::transform::{Outputs, Shape, Transform};
+use crate::transform::{Outputs, Transform};
 use crate::{Facts, Format};
 
 /// An encoder that takes a large part of a second for each megapixel, many times what the others take.
@@ -29,14 +29,22 @@ impl fmt::Display for SlowEncoder {
 /// when a quick one makes it.
 #[must_use]
 pub fn slow_encoder(transform: &Transform, facts: &Facts) -> Option<(SlowEncoder, u64)> {
-    let animated = transform.animate && facts.frames > 1 && transform.outputs.can_animate();
-    let encoder = match transform.outputs.choose(Shape { opaque: true, animated }) {
+    let size = output_size(transform, facts);
+    let animated = if transform.animate && facts.frames > 1 { transform.outputs.choose_animated(size) } else { None };
+    let encoder = match animated.unwrap_or_else(|| transform.outputs.choose(true, size)) {
         Format::Avif => SlowEncoder::Avif,
         Format::WebP if transform.lossless => SlowEncoder::LosslessWebP,
         _ => return None,
     };
-    let frames = if animated { u64::from(facts.frames) } else { 1 };
-    Some((encoder, output_pixels(transform, facts).saturating_mul(frames)))
+    let frames = if animated.is_some() { u64::from(facts.frames) } else { 1 };
+    Some((encoder, (u64::from(size.0) * u64::from(size.1)).saturating_mul(frames)))
+}
+
+/// The size of a rendering in the only format that may be made, where that format can't be so large.
+#[must_use]
+pub fn too_large_for(transform: &Transform, facts: &Facts) -> Option<(Format, (u32, u32))> {
+    let size = output_size(transform, facts);
+    transform.outputs.only().filter(|format| !format.holds(size)).map(|format| (format, size))
 }
 
 /// The same transform for clients whose other formats are as good: without AVIF. None when AVIF alone was asked for.
@@ -47,13 +55,11 @@ pub fn without_avif(transform: &Transform) -> Option<Transform> {
     (transform.outputs.avif && others).then_some(Transform { outputs, ..*transform })
 }
 
-/// Pixels of a rendering, by the size that the image says it has.
-fn output_pixels(transform: &Transform, facts: &Facts) -> u64 {
+/// Width and height of a rendering, by the size that the image says it has.
+fn output_size(transform: &Transform, facts: &Facts) -> (u32, u32) {
     let swaps = facts.orientation.swaps_sides();
     let upright = if swaps { (facts.height, facts.width) } else { (facts.width, facts.height) };
-    let plan = Plan::new(transform, upright, None);
-    let (width, height) = plan.canvas.map_or(plan.to, |canvas| canvas.size);
-    u64::from(width) * u64::from(height)
+    Plan::new(transform, upright, None).size()
 }
 
 #[cfg(test)]
@@ -77,6 +83,11 @@ mod tests {
         for quick in [of(Outputs::WEBP, Fit::Original), of(Outputs::CLASSIC, Fit::Original)] {
             assert_eq!(slow_encoder(&quick, &facts), None);
         }
+        let long = Facts { height: 20_000, ..facts };
+        assert_eq!(too_large_for(&of(Outputs::WEBP, Fit::Original), &long), Some((Format::WebP, (20_000, 400))));
+        assert_eq!(too_large_for(&of(Outputs::WEBP, Fit::Inside(16_383, 16_383)), &long), None);
+        let modern = Outputs { webp: true, ..Outputs::CLASSIC };
+        assert_eq!(too_large_for(&of(modern, Fit::Original), &long), None, "another format is taken");
         let moving = Transform { animate: true, ..of(Outputs { webp: true, ..avif }, Fit::Original) };
         assert_eq!(slow_encoder(&moving, &Facts { frames: 2, ..facts }), None);
         let moving = Transform { lossless: true, ..moving };

@@ -70,6 +70,22 @@ impl Format {
         }
     }
 
+    /// Pixels along a side at most, of the formats that renderings come out in: RFC 9649 §2.7.1, libjpeg-turbo, GIF89a and AV1 §5.5.1.
+    #[must_use]
+    pub fn side_px_max(self) -> u32 {
+        match self {
+            Self::WebP => 16_383,
+            Self::Jpeg => 65_500,
+            Self::Gif | Self::Avif => 65_535,
+            _ => i32::MAX.unsigned_abs(),
+        }
+    }
+
+    /// Whether a picture of this size fits into the format.
+    pub(crate) fn holds(self, (width, height): (u32, u32)) -> bool {
+        width.max(height) <= self.side_px_max()
+    }
+
     /// The format whose [`Format::extension`] this is.
     #[must_use]
     pub fn from_extension(extension: &str) -> Option<Self> {

@@ -18,6 +18,7 @@ mod limits;
 pub mod look;
 mod plan;
 pub mod render;
+mod stripped;
 pub mod svg;
 pub mod transform;
 

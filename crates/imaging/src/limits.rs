@@ -16,17 +16,20 @@ pub struct Limits {
     pub output_pixels_max: u64,
     /// Width × height of all frames of an animated rendering together, in pixels.
     pub output_frame_pixels_max: u64,
+    /// Whether HEIC is decoded.
+    pub heic: bool,
 }
 
 impl Limits {
     /// What is allowed where nobody says otherwise.
     pub const DEFAULT: Self = Self {
-        pixels_max: 50_000_000,
+        pixels_max: 64_000_000,
         side_px_max: 30_000,
-        frames_max: 300,
-        frame_pixels_max: 500_000_000,
-        output_pixels_max: 50_000_000,
-        output_frame_pixels_max: 40_000_000,
+        frames_max: 1000,
+        frame_pixels_max: 2_000_000_000,
+        output_pixels_max: 64_000_000,
+        output_frame_pixels_max: 100_000_000,
+        heic: true,
     };
 }
 
@@ -39,8 +42,10 @@ impl Default for Limits {
 /// The numbers in the order of the fields, for the process that renders.
 impl fmt::Display for Limits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pixels_max, side_px_max, frames_max, frame_pixels_max, output_pixels_max, output_frame_pixels_max } = self;
-        write!(out, "{pixels_max},{side_px_max},{frames_max},{frame_pixels_max},{output_pixels_max},{output_frame_pixels_max}")
+        let Self { pixels_max, side_px_max, frames_max, frame_pixels_max, output_pixels_max, output_frame_pixels_max, heic } =
+            self;
+        write!(out, "{pixels_max},{side_px_max},{frames_max},{frame_pixels_max},{output_pixels_max},{output_frame_pixels_max},")?;
+        write!(out, "{}", u8::from(*heic))
     }
 }
 
@@ -48,7 +53,7 @@ impl FromStr for Limits {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "limits are six whole numbers separated by commas";
+        const WRONG: &str = "limits are seven whole numbers separated by commas, of which the last is 0 or 1";
         let mut numbers = text.split(',').map(str::parse::<u64>);
         let mut next = || numbers.next().and_then(Result::ok).ok_or(WRONG);
         let narrow = |number: u64| u32::try_from(number).map_err(|_| WRONG);
@@ -59,6 +64,11 @@ impl FromStr for Limits {
             frame_pixels_max: next()?,
             output_pixels_max: next()?,
             output_frame_pixels_max: next()?,
+            heic: match next()? {
+                0 => false,
+                1 => true,
+                _ => return Err(WRONG),
+            },
         };
         if numbers.next().is_some() { Err(WRONG) } else { Ok(limits) }
     }
@@ -70,9 +80,11 @@ mod tests {
 
     #[test]
     fn limits_are_read_back() {
-        let limits = Limits { pixels_max: 1, frames_max: 7, ..Limits::default() };
-        assert_eq!(limits.to_string().parse(), Ok(limits));
-        for wrong in ["", "1,2,3,4,5", "1,2,3,4,5,6,7", "1,2,3,4,5,x", "1,99999999999,3,4,5,6"] {
+        for heic in [true, false] {
+            let limits = Limits { pixels_max: 1, frames_max: 7, heic, ..Limits::default() };
+            assert_eq!(limits.to_string().parse(), Ok(limits));
+        }
+        for wrong in ["", "1,2,3,4,5,6", "1,2,3,4,5,6,1,1", "1,2,3,4,5,x,1", "1,99999999999,3,4,5,6,1", "1,2,3,4,5,6,2"] {
             assert!(wrong.parse::<Limits>().is_err(), "{wrong}");
         }
     }

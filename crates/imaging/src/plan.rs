@@ -57,6 +57,14 @@ impl Plan {
                 // Rounding may not lead over what fits.
                 Self { to: (width.min(most_width), height.min(most_height)), ..whole }
             }
+            Fit::Width(most) => {
+                let (width, height) = scaled(allowed(f64::from(most) / area.width));
+                Self { to: (width.min(most), height), ..whole }
+            }
+            Fit::Height(most) => {
+                let (width, height) = scaled(allowed(f64::from(most) / area.height));
+                Self { to: (width, height.min(most)), ..whole }
+            }
             Fit::Outside(..) => Self { to: scaled(allowed(across.max(down))), ..whole },
             Fit::Fill(to_width, to_height) => {
                 let to =
@@ -80,9 +88,14 @@ impl Plan {
         }
     }
 
+    /// Width and height of the rendering.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        self.canvas.map_or(self.to, |canvas| canvas.size)
+    }
+
     /// Refuses renderings over the limit, before anything is allocated for them.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), Error> {
-        let (width, height) = self.canvas.map_or(self.to, |canvas| canvas.size);
+        let (width, height) = self.size();
         let actual = u64::from(width) * u64::from(height);
         if actual > limits.output_pixels_max {
             return Err(Error::OverLimit { limit: Limit::OutputPixels, actual, max: limits.output_pixels_max });
@@ -117,7 +130,7 @@ fn pixels(side: f64) -> u32 {
 
 fn size_of(fit: Fit) -> Option<(u32, u32)> {
     match fit {
-        Fit::Original => None,
+        Fit::Original | Fit::Width(_) | Fit::Height(_) => None,
         Fit::Inside(width, height)
         | Fit::Outside(width, height)
         | Fit::Cover(width, height)
@@ -223,6 +236,10 @@ mod tests {
             (Fit::Original, (400, 300), (400, 300)),
             (Fit::Inside(200, 200), (200, 150), (200, 150)),
             (Fit::Inside(800, 900), (400, 300), (800, 600)),
+            (Fit::Width(200), (200, 150), (200, 150)),
+            (Fit::Width(800), (400, 300), (800, 600)),
+            (Fit::Height(75), (100, 75), (100, 75)),
+            (Fit::Height(600), (400, 300), (800, 600)),
             (Fit::Outside(200, 200), (267, 200), (267, 200)),
             (Fit::Outside(800, 900), (400, 300), (1200, 900)),
             (Fit::Cover(200, 200), (200, 200), (200, 200)),
@@ -238,6 +255,8 @@ mod tests {
         }
         let thin = Plan::new(&of(Fit::Inside(10, 10)), (30_000, 1), None);
         assert_eq!(thin.to, (10, 1));
+        let tall = Plan::new(&of(Fit::Width(1000)), (2000, 26_000), None);
+        assert_eq!(tall.to, (1000, 13_000), "the other side has no bound");
         let contained = Plan::new(&Transform { gravity: Gravity::Side(1, 1), ..of(Fit::Contain(200, 200)) }, (400, 300), None);
         assert_eq!(contained.canvas, Some(Canvas { size: (200, 200), place: (0, 50) }));
     }

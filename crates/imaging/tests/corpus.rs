@@ -8,10 +8,11 @@ use imagewell_imaging::svg::{is_svg, rasterise};
 use imagewell_imaging::transform::{Fit, Outputs, Transform};
 use imagewell_imaging::{Format, Limits};
 
-const TARGETS: [(&str, Format); 9] = [
+const TARGETS: [(&str, Format); 10] = [
     ("avif", Format::Avif),
     ("bmp", Format::Bmp),
     ("gif", Format::Gif),
+    ("heic", Format::Heic),
     ("ico", Format::Ico),
     ("jpeg", Format::Jpeg),
     ("jxl", Format::Jxl),
@@ -51,10 +52,8 @@ fn the_corpus_is_rendered_or_refused() {
 /// A decoder without a target, or a target without seeds, would never be fuzzed.
 #[test]
 fn every_decoder_has_a_target_with_good_seeds() {
-    let undecoded = [Format::Heic];
     for format in Format::ALL {
-        let target = TARGETS.iter().find(|(_, known)| *known == format);
-        assert_eq!(target.is_none(), undecoded.contains(&format), "{format}");
+        assert!(TARGETS.iter().any(|(_, known)| *known == format), "{format}");
     }
     for (target, format) in TARGETS {
         assert!(root().join(format!("fuzz/targets/{target}.rs")).is_file(), "{target}");

@@ -153,7 +153,7 @@ fn animations_and_enlargements_are_bounded() {
     let animated = Transform { animate: true, outputs: Outputs::WEBP, ..Transform::of(Fit::square(16)) };
     let error = refused(&pictures::animated_gif(3), &animated, &limits);
     assert!(matches!(error, Error::OverLimit { limit: Limit::OutputFramePixels, actual: 768, max: 767 }), "{error:?}");
-    let error = refused(&testdata("photos/rocket.jpg"), &Transform::of(Fit::square(8000)), &Limits::default());
+    let error = refused(&testdata("photos/rocket.jpg"), &Transform::of(Fit::square(9000)), &Limits::default());
     assert!(matches!(error, Error::OverLimit { limit: Limit::OutputPixels, .. }), "{error:?}");
 }
 

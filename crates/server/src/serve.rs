@@ -163,6 +163,7 @@ fn options(settings: &Settings, worker_program: PathBuf) -> Options {
         attempts: attempts(settings),
         worker_program,
         workers: worker_limits(settings),
+        transform_side_px_max: settings.images.transform_side_px_max,
         variant_bytes_max: settings.cache.variant_bytes_max,
         looks: settings.images.looks,
         looks_pause: Duration::from_secs(settings.images.look_pause_seconds),
@@ -287,6 +288,7 @@ pub fn limits(settings: &Settings) -> Limits {
         frame_pixels_max: images.frame_pixels_max,
         output_pixels_max: images.transform_pixels_max,
         output_frame_pixels_max: images.transform_frame_pixels_max,
+        heic: images.heic,
     }
 }
 

@@ -21,6 +21,11 @@ statements! {
         ORDER BY w.created_us LIMIT 1 OFFSET $2";
     TRIES = "SELECT look_tries, look_deaths FROM versions WHERE blob_key = $1 AND looked_us IS NULL";
     SET = "UPDATE versions SET look = $2, looked_us = $3 WHERE blob_key = $1";
+    FORMATS_AGAIN = "SELECT format FROM formats_again ORDER BY format";
+    PAGE_END = "SELECT MAX(blob_key) FROM (SELECT blob_key FROM versions WHERE blob_key > $1 ORDER BY blob_key LIMIT $2) AS page";
+    AGAIN = "UPDATE versions SET looked_us = NULL, look_again_us = NULL, look_tries = 0, look_deaths = 0 \
+        WHERE blob_key > $1 AND blob_key <= $2 AND format = $3 AND look IS NULL AND looked_us IS NOT NULL";
+    FORMAT_DONE = "DELETE FROM formats_again WHERE format = $1";
     PUT_OFF = "UPDATE versions SET look = $2, look_again_us = $3, look_tries = $4, look_deaths = $5 WHERE blob_key = $1";
 }
 
@@ -64,6 +69,30 @@ pub(crate) async fn tries(database: &Database, blob: &BlobKey) -> Result<Option<
     let row: Option<(i64, i64)> = query(TRIES).bind(blob.as_str()).fetch_optional(database).await?;
     let count = |value: i64| u32::try_from(value).unwrap_or(0);
     Ok(row.map(|(failed, deaths)| Tries { failed: count(failed), deaths: count(deaths) }))
+}
+
+/// Formats that have a decoder now and had none when images of them were looked at.
+pub(crate) async fn formats_again(database: &Database) -> Result<Vec<String>, Error> {
+    let rows: Vec<(String,)> = query(FORMATS_AGAIN).fetch_all(database).await?;
+    Ok(rows.into_iter().map(|(format,)| format).collect())
+}
+
+/// The last blob of the next so many behind one; none when there are no more.
+pub(crate) async fn page_end(database: &Database, behind: &str, count: i64) -> Result<Option<String>, Error> {
+    let row: Option<(Option<String>,)> = query(PAGE_END).bind(behind).bind(count).fetch_optional(database).await?;
+    Ok(row.and_then(|(end,)| end))
+}
+
+/// Forgets that somebody looked at these images of a format and saw nothing.
+pub(crate) async fn again(connection: &mut Connection, behind: &str, end: &str, format: &str) -> Result<(), Error> {
+    query(AGAIN).bind(behind).bind(end).bind(format).execute(connection).await?;
+    Ok(())
+}
+
+/// All images of a format have been gone through.
+pub(crate) async fn format_done(connection: &mut Connection, format: &str) -> Result<(), Error> {
+    query(FORMAT_DONE).bind(format).execute(connection).await?;
+    Ok(())
 }
 
 /// Notes that somebody looked, and what was seen if anything was.

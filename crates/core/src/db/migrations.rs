@@ -13,7 +13,7 @@ use super::indexes::{self, ConcurrentIndex};
 use crate::Error;
 
 /// Number, name and SQL. Only ever added to: the checksum of each lies in every database that has taken it.
-const HISTORY: [(i64, &str, &str); 15] = [
+const HISTORY: [(i64, &str, &str); 16] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "named files", include_str!("../../migrations/0002_named_files.sql")),
     (3, "tickets and avatars", include_str!("../../migrations/0003_tickets_and_avatars.sql")),
@@ -29,6 +29,7 @@ const HISTORY: [(i64, &str, &str); 15] = [
     (13, "fences", include_str!("../../migrations/0013_fences.sql")),
     (14, "compatibility", include_str!("../../migrations/0014_compatibility.sql")),
     (15, "hot updates", include_str!("../../migrations/0015_hot_updates.sql")),
+    (16, "formats again", include_str!("../../migrations/0016_formats_again.sql")),
 ];
 
 /// All of it, in order, as SQLite takes it.

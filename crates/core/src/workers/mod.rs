@@ -312,7 +312,7 @@ impl Workers {
 }
 
 /// The source, the decoded picture at four bytes a pixel, and as much again for what decoders hold beside it: the coefficients of a
-/// progressive JPEG, the lines of a PNG. JPEG XL is decoded to floating-point planes.
+/// progressive JPEG, the lines of a PNG, the planes of a HEIC without tiles. JPEG XL is decoded to floating-point planes.
 fn estimate(source: &dyn Source) -> u64 {
     let facts = source.facts();
     let pixels = facts.map_or(0, |facts| u64::from(facts.width) * u64::from(facts.height));

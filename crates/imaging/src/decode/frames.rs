@@ -19,6 +19,8 @@ pub(crate) struct Animation<'a> {
     pub(crate) frames: Box<dyn Iterator<Item = Result<Frame, Error>> + 'a>,
     /// How many there are.
     pub(crate) count: u32,
+    /// Width and height of the canvas.
+    pub(crate) size: (u32, u32),
     pub(crate) profile: Option<Vec<u8>>,
 }
 
@@ -69,5 +71,5 @@ pub(crate) fn animation<'a>(source: &'a [u8], limits: &Limits) -> Result<Option<
         let milliseconds = if milliseconds < SHORTEST_MS { USUAL_MS } else { milliseconds };
         Ok(Frame { canvas: frame.into_buffer(), milliseconds })
     });
-    Ok(Some(Animation { frames: Box::new(frames), count: facts.frames, profile }))
+    Ok(Some(Animation { frames: Box::new(frames), count: facts.frames, size: (facts.width, facts.height), profile }))
 }

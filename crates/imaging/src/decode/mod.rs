@@ -2,6 +2,7 @@
 
 mod avif;
 mod frames;
+mod heic;
 mod jpeg;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use jxl_oxide::integration::JxlDecoder;
 
 pub(crate) use frames::{Animation, animation};
 
+use crate::transform::Crop;
 use crate::{Error, Format, Limit, Limits, Orientation};
 
 /// Before its headers are understood a decoder may allocate no more than this: a colour profile can inflate to any cap.
@@ -39,6 +41,7 @@ pub(crate) fn decode(source: &[u8], limits: &Limits, wanted: impl Fn(u32, u32) -
     match format {
         Format::Jpeg => jpeg::decode(source, limits, wanted),
         Format::Avif => avif::decode(source, limits),
+        Format::Heic => heic::decode(source, limits),
         Format::Jxl => {
             let facts = crate::inspect(Cursor::new(source), limits)?;
             check_decoded(u64::from(facts.width) * u64::from(facts.height) * 16)?;
@@ -62,6 +65,12 @@ pub(super) fn check_decoded(bytes: u64) -> Result<(), Error> {
         return Err(Error::OverLimit { limit: Limit::DecodedBytes, actual: bytes, max: DECODED_BYTES_MAX });
     }
     Ok(())
+}
+
+/// The part of a picture that its container shows.
+fn visible(picture: DynamicImage, aperture: Crop) -> DynamicImage {
+    let Crop { x, y, width, height } = aperture;
+    if (width, height) == (picture.width(), picture.height()) { picture } else { picture.crop_imm(x, y, width, height) }
 }
 
 /// The picture as it is seen.
@@ -108,8 +117,9 @@ fn image_format(format: Format) -> Result<ImageFormat, Error> {
         Format::Bmp => Ok(ImageFormat::Bmp),
         Format::Tiff => Ok(ImageFormat::Tiff),
         Format::Ico => Ok(ImageFormat::Ico),
-        Format::Heic => Err(Error::Unsupported { what: "HEIC images are kept and served, but can't be rendered" }),
-        Format::Jpeg | Format::Avif | Format::Jxl => Err(Error::Unsupported { what: "this format has a decoder of its own" }),
+        Format::Jpeg | Format::Avif | Format::Heic | Format::Jxl => {
+            Err(Error::Unsupported { what: "this format has a decoder of its own" })
+        }
     }
 }
 

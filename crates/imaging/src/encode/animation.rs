@@ -1,14 +1,11 @@
 //! Animated GIF and WebP.
 
-use image::codecs::gif::{GifEncoder, Repeat};
-use image::{Delay, RgbaImage};
+use image::RgbaImage;
 use webp::{AnimEncoder, AnimFrame};
 
-use super::{Encoding, Failed, webp::config};
+use super::{Encoding, Failed, gif, webp::config};
 use crate::Format;
 
-/// Time against quality of the palette, 1 to 30.
-pub(super) const GIF_SPEED: i32 = 10;
 /// Bytes before the chunks of a WebP, of a chunk's head, and where in a frame its duration stands (RFC 9649 §2.7.1.1).
 const RIFF_HEAD: usize = 12;
 const CHUNK_HEAD: usize = 8;
@@ -36,7 +33,7 @@ impl<'a> AnimationEncoder<'a> {
     }
 
     pub(crate) fn finish(self) -> Result<Vec<u8>, Failed> {
-        if self.encoding.format == Format::Gif { gif(self.moments) } else { self.webp() }
+        if self.encoding.format == Format::Gif { gif::encode(self.moments) } else { self.webp() }
     }
 
     fn webp(self) -> Result<Vec<u8>, Failed> {
@@ -53,19 +50,6 @@ impl<'a> AnimationEncoder<'a> {
         set_end(&mut bytes, begins);
         Ok(bytes)
     }
-}
-
-fn gif(moments: Vec<Moment>) -> Result<Vec<u8>, Failed> {
-    let mut bytes = Vec::new();
-    let mut encoder = GifEncoder::new_with_speed(&mut bytes, GIF_SPEED);
-    encoder.set_repeat(Repeat::Infinite)?;
-    for Moment { mut canvas, milliseconds } in moments {
-        // GIF knows no half: what is nearly transparent would get a palette's colour.
-        canvas.pixels_mut().for_each(|pixel| if pixel.0[3] < 128 { pixel.0 = [0; 4] } else { pixel.0[3] = 255 });
-        encoder.encode_frame(image::Frame::from_parts(canvas, 0, 0, Delay::from_numer_denom_ms(milliseconds, 1)))?;
-    }
-    drop(encoder);
-    Ok(bytes)
 }
 
 /// Makes the last frame last until the end: the library's interface can say when frames begin, but not when the last one ends.

@@ -3,14 +3,15 @@
 mod animation;
 #[cfg(feature = "avif-encoder")]
 mod avif;
+mod gif;
 mod jpeg;
+mod palette;
+mod png;
 mod webp;
 
 use std::fmt;
 
-use image::codecs::gif::GifEncoder;
-use image::codecs::png::PngEncoder;
-use image::{DynamicImage, ImageEncoder as _, ImageError};
+use image::{DynamicImage, ImageError};
 
 pub(crate) use animation::{AnimationEncoder, Moment};
 
@@ -24,6 +25,8 @@ pub(crate) struct Encoding<'a> {
     pub(crate) quality: Option<u8>,
     pub(crate) lossless: bool,
     pub(crate) progressive: bool,
+    /// Whether the source has a palette, so that a PNG is to have one.
+    pub(crate) palette: bool,
     /// Kept with the pixels, for the formats of [`holds_profile`].
     pub(crate) profile: Option<&'a [u8]>,
 }
@@ -50,25 +53,14 @@ pub(crate) fn holds_profile(format: Format) -> bool {
 }
 
 pub(crate) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<Vec<u8>, Failed> {
-    let mut bytes = Vec::new();
     match encoding.format {
-        Format::Jpeg => return jpeg::encode(picture, encoding),
-        Format::WebP => return webp::encode(picture, encoding),
+        Format::Jpeg => jpeg::encode(picture, encoding),
+        Format::WebP => webp::encode(picture, encoding),
         #[cfg(feature = "avif-encoder")]
-        Format::Avif => return avif::encode(picture, encoding),
+        Format::Avif => avif::encode(picture, encoding),
         #[cfg(not(feature = "avif-encoder"))]
-        Format::Avif => return Err(Failed("this build has no encoder for AVIF".into())),
-        Format::Gif => {
-            GifEncoder::new_with_speed(&mut bytes, animation::GIF_SPEED).encode_frame(image::Frame::new(picture.to_rgba8()))?;
-        }
-        _ => {
-            let mut encoder = PngEncoder::new(&mut bytes);
-            if let Some(profile) = encoding.profile {
-                // A profile that PNG can't hold is left behind.
-                let _ = encoder.set_icc_profile(profile.to_vec());
-            }
-            picture.write_with_encoder(encoder)?;
-        }
+        Format::Avif => Err(Failed("this build has no encoder for AVIF".into())),
+        Format::Gif => gif::encode(vec![Moment { canvas: picture.to_rgba8(), milliseconds: 0 }]),
+        _ => png::encode(picture, encoding),
     }
-    Ok(bytes)
 }

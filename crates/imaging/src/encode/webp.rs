@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use image::DynamicImage;
+use image::{DynamicImage, RgbImage};
 use webp::{Encoder, WebPConfig};
 
 use super::{Encoding, Failed};
@@ -15,6 +15,8 @@ const METHOD: i32 = 2;
 const DRAWN_COLOURS_MAX: usize = 256;
 /// In a larger one that would take too long.
 const DRAWN_PIXELS_MAX: u64 = 16_000_000;
+/// The same of gray. More are drawn where most pixels are as their neighbour.
+const DRAWN_LEVELS_MAX: usize = 16;
 
 pub(super) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<Vec<u8>, Failed> {
     let config = config(encoding, is_drawn(picture))?;
@@ -40,6 +42,7 @@ pub(super) fn config(encoding: &Encoding<'_>, drawn: bool) -> Result<WebPConfig,
     Ok(config)
 }
 
+/// Whether a picture is drawn rather than photographed: it has few colours. Of gray there are never more, so a gray one must be even too.
 fn is_drawn(picture: &DynamicImage) -> bool {
     if u64::from(picture.width()) * u64::from(picture.height()) > DRAWN_PIXELS_MAX {
         return false;
@@ -50,8 +53,23 @@ fn is_drawn(picture: &DynamicImage) -> bool {
         colours.len() <= DRAWN_COLOURS_MAX
     };
     match picture {
+        DynamicImage::ImageRgb8(pixels) if is_gray(pixels) => is_even(pixels.as_raw(), 3),
         DynamicImage::ImageRgb8(pixels) => pixels.pixels().all(|pixel| few([pixel.0[0], pixel.0[1], pixel.0[2], 255])),
         DynamicImage::ImageRgba8(pixels) => pixels.pixels().all(|pixel| few(pixel.0)),
+        DynamicImage::ImageLuma8(pixels) => is_even(pixels.as_raw(), 1),
         _ => false,
     }
+}
+
+fn is_gray(pixels: &RgbImage) -> bool {
+    pixels.pixels().all(|pixel| pixel.0[0] == pixel.0[1] && pixel.0[1] == pixel.0[2])
+}
+
+/// Whether samples have few levels, or most are as their neighbour: as on paper, and unlike in photographs.
+fn is_even(samples: &[u8], channels: usize) -> bool {
+    let bright = || samples.iter().step_by(channels);
+    let mut levels = [false; 256];
+    bright().for_each(|level| levels[usize::from(*level)] = true);
+    let alike = bright().zip(bright().skip(1)).filter(|(one, next)| one == next).count();
+    levels.into_iter().filter(|has| *has).count() <= DRAWN_LEVELS_MAX || alike * 2 >= samples.len() / channels
 }

@@ -3,8 +3,12 @@
 use std::io::{BufRead, Cursor, Seek};
 
 use super::source::Source;
-use crate::facts::check_frames;
+use crate::facts::{check_frames, check_size};
+use crate::transform::Crop;
 use crate::{Error, Facts, Limits, Orientation};
+
+/// Items of one file: a picture of 200 megapixels has some 800 tiles. Decoders look items up one by one.
+const ITEMS_MAX: u32 = 10_000;
 
 /// The meta and moov boxes hold indexes, never pixels; a larger one is refused.
 const INDEX_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -14,14 +18,27 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     facts(source, &still, frames, limits)
 }
 
-/// The facts, and what the container says of the colours of its primary picture.
-pub(super) fn inspect_colours<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<(Facts, ItemColours), Error> {
+/// What a decoder needs of the container beside the coded bytes of its primary picture.
+pub(crate) struct HeifPicture {
+    /// Those of the visible part.
+    pub(crate) facts: Facts,
+    pub(crate) colours: ItemColours,
+    /// Width and height of the whole picture, before [`Self::aperture`] is cut out. Within the limits.
+    pub(crate) coded_size: (u32, u32),
+    /// The part of the whole picture that is visible, before it is turned upright (`clap`, 14496-12 §12.1.4).
+    pub(crate) aperture: Crop,
+}
+
+/// The facts, and what else the container says of its primary picture.
+pub(super) fn inspect_picture<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<HeifPicture, Error> {
     let (still, frames) = walk(source)?;
-    Ok((facts(source, &still, frames, limits)?, still.colours))
+    let facts = facts(source, &still, frames, limits)?;
+    Ok(HeifPicture { facts, colours: still.colours, coded_size: (still.width, still.height), aperture: still.aperture })
 }
 
 fn facts<R: BufRead + Seek>(source: &Source<R>, still: &Still, frames: u32, limits: &Limits) -> Result<Facts, Error> {
-    let facts = Facts::still(source.format(), still.width, still.height, limits)?;
+    check_size(source.format(), still.width, still.height, limits)?;
+    let facts = Facts::still(source.format(), still.aperture.width, still.aperture.height, limits)?;
     check_frames(frames, u64::from(frames) * u64::from(still.width) * u64::from(still.height), limits)?;
     Ok(Facts { frames, orientation: still.orientation, ..facts })
 }
@@ -93,6 +110,7 @@ type Nested<'a> = Source<Cursor<&'a [u8]>>;
 struct Still {
     width: u32,
     height: u32,
+    aperture: Crop,
     orientation: Orientation,
     colours: ItemColours,
     extents: Vec<(u64, u64)>,
@@ -123,7 +141,41 @@ enum Property {
     Rotation(u8),
     /// 0 exchanges top and bottom, 1 left and right.
     Mirror(u8),
+    Aperture(CleanAperture),
     Other,
+}
+
+/// The visible part as the file has it: fractions, and the offset of its middle from that of the whole picture.
+#[derive(Clone, Copy)]
+struct CleanAperture {
+    width: f64,
+    height: f64,
+    right: f64,
+    down: f64,
+}
+
+impl CleanAperture {
+    /// Four fractions. One without a value is no aperture.
+    fn read(meta: &mut Nested<'_>) -> Result<Option<Self>, Error> {
+        let mut next = |signed: bool| -> Result<f64, Error> {
+            let (numerator, denominator) = (meta.u32_be()?, meta.u32_be()?);
+            let numerator = if signed { f64::from(numerator.cast_signed()) } else { f64::from(numerator) };
+            Ok(numerator / f64::from(denominator))
+        };
+        let aperture = Self { width: next(false)?, height: next(false)?, right: next(true)?, down: next(true)? };
+        let Self { width, height, right, down } = aperture;
+        Ok([width, height, right, down].into_iter().all(f64::is_finite).then_some(aperture))
+    }
+
+    /// The rectangle that it is of a picture of this size; all of it where it makes no sense.
+    fn on(self, width: u32, height: u32) -> Crop {
+        let whole = Crop { x: 0, y: 0, width, height };
+        let begin = |side: u32, offset: f64, visible: f64| (offset + (f64::from(side) - visible) / 2.0).round();
+        let (x, y) = (begin(width, self.right, self.width), begin(height, self.down, self.height));
+        let (wide, high) = (self.width.round(), self.height.round());
+        let fits = x >= 0.0 && y >= 0.0 && wide >= 1.0 && high >= 1.0 && x + wide <= width.into() && y + high <= height.into();
+        if fits { Crop { x: x as u32, y: y as u32, width: wide as u32, height: high as u32 } } else { whole }
+    }
 }
 
 impl Still {
@@ -141,6 +193,7 @@ impl Still {
                     let wide = meta.u32_be()? >> 24 != 0;
                     primary = Some(if wide { meta.u32_be()? } else { u32::from(meta.u16_be()?) });
                 }
+                b"iinf" => check_items(meta, |version| version != 0)?,
                 b"iloc" => extents = locations(meta)?,
                 b"iprp" => {
                     while meta.position() < end {
@@ -167,7 +220,7 @@ impl Still {
     }
 
     fn assemble<'a>(properties: impl Iterator<Item = &'a Property>, extents: Vec<(u64, u64)>) -> Option<Self> {
-        let (mut size, mut turns, mut mirror) = (None, 0, None);
+        let (mut size, mut turns, mut mirror, mut aperture) = (None, 0, None, None);
         let (mut profile, mut code_points) = (None, None);
         for property in properties {
             match property {
@@ -176,10 +229,13 @@ impl Still {
                 Property::Profile(bytes) => profile = Some(bytes),
                 Property::Rotation(quarter_turns) => turns = *quarter_turns,
                 Property::Mirror(axis) => mirror = Some(*axis),
+                Property::Aperture(found) => aperture = Some(*found),
                 Property::Other => {}
             }
         }
         let (width, height) = size?;
+        let whole = Crop { x: 0, y: 0, width, height };
+        let aperture = aperture.map_or(whole, |aperture: CleanAperture| aperture.on(width, height));
         let colours = ItemColours { profile: profile.cloned(), code_points };
         let exif = match (turns, mirror) {
             (0, None) => 1,
@@ -191,7 +247,7 @@ impl Still {
             (1, Some(0)) | (3, Some(1)) => 5,
             _ => 7,
         };
-        Some(Self { width, height, orientation: Orientation::from_exif(exif), colours, extents })
+        Some(Self { width, height, aperture, orientation: Orientation::from_exif(exif), colours, extents })
     }
 }
 
@@ -207,6 +263,7 @@ fn property_container(meta: &mut Nested<'_>, end: u64) -> Result<Vec<Property>, 
             }
             b"irot" => Property::Rotation(meta.u8()? & 3),
             b"imir" => Property::Mirror(meta.u8()? & 1),
+            b"clap" => CleanAperture::read(meta)?.map_or(Property::Other, Property::Aperture),
             b"colr" => colour_information(&meta.vec(usize::try_from(len).unwrap_or(usize::MAX))?),
             _ => Property::Other,
         });
@@ -228,12 +285,23 @@ fn colour_information(payload: &[u8]) -> Property {
     }
 }
 
+/// Refuses a box of so many items that looking them up would take long. Its count is wide in some versions.
+fn check_items(meta: &mut Nested<'_>, wide: impl Fn(u32) -> bool) -> Result<(), Error> {
+    let version = meta.u32_be()? >> 24;
+    let count = if wide(version) { meta.u32_be()? } else { u32::from(meta.u16_be()?) };
+    if count > ITEMS_MAX { Err(meta.corrupt("it has too many items")) } else { Ok(()) }
+}
+
 /// Pairs of item id and 1-based property index (23008-12 §9.3.1).
 fn property_associations(meta: &mut Nested<'_>) -> Result<Vec<(u32, u16)>, Error> {
     let version_and_flags = meta.u32_be()?;
     let (wide_items, wide_indexes) = (version_and_flags >> 24 != 0, version_and_flags & 1 != 0);
     let mut pairs = Vec::new();
-    for _ in 0..meta.u32_be()? {
+    let items = meta.u32_be()?;
+    if items > ITEMS_MAX {
+        return Err(meta.corrupt("it has too many items"));
+    }
+    for _ in 0..items {
         let item = if wide_items { meta.u32_be()? } else { u32::from(meta.u16_be()?) };
         for _ in 0..meta.u8()? {
             let index = if wide_indexes { meta.u16_be()? & 0x7FFF } else { u16::from(meta.u8()? & 0x7F) };
@@ -253,6 +321,9 @@ fn locations(meta: &mut Nested<'_>) -> Result<Vec<(u64, u64)>, Error> {
     let (offset_size, length_size, base_size) = (sizes_high >> 4, sizes_high & 15, sizes_low >> 4);
     let index_size = if version == 0 { 0 } else { sizes_low & 15 };
     let items = if version < 2 { u32::from(meta.u16_be()?) } else { meta.u32_be()? };
+    if items > ITEMS_MAX {
+        return Err(meta.corrupt("it has too many items"));
+    }
     let mut extents = Vec::new();
     let mut declared = 0_u32;
     for _ in 0..items {

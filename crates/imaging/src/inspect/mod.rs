@@ -19,7 +19,7 @@ use std::io::{BufRead, Cursor, Seek};
 
 use crate::format::SNIFF_BYTES;
 use crate::{Error, Facts, Format, Limits};
-pub(crate) use heif::{CodePoints, ItemColours};
+pub(crate) use heif::{CodePoints, HeifPicture, ItemColours};
 use source::Source;
 
 /// Reads the facts of a whole file and checks its structure to the end.
@@ -46,11 +46,11 @@ pub fn inspect<R: BufRead + Seek>(reader: R, limits: &Limits) -> Result<Facts, E
     }
 }
 
-/// [`inspect`] for an AVIF that is going to be decoded: beside its facts, what the container says of its colours.
-pub(crate) fn inspect_avif(bytes: &[u8], limits: &Limits) -> Result<(Facts, ItemColours), Error> {
+/// [`inspect`] for an AVIF or HEIC that is going to be decoded: beside its facts, what else the container says of the picture.
+pub(crate) fn inspect_heif(bytes: &[u8], format: Format, limits: &Limits) -> Result<HeifPicture, Error> {
     let mut source = Source::new(Cursor::new(bytes))?;
-    source.announce(Format::Avif);
-    heif::inspect_colours(&mut source, limits)
+    source.announce(format);
+    heif::inspect_picture(&mut source, limits)
 }
 
 /// Refuses as early as possible: looks at the first bytes of a file whose rest is still to come.

@@ -4,7 +4,6 @@ mod outputs;
 mod text;
 
 pub use outputs::Outputs;
-pub(crate) use outputs::Shape;
 
 /// A part of the upright picture, in its pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +84,10 @@ pub enum Fit {
     Original,
     /// The largest that fits into width × height, aspect kept.
     Inside(u32, u32),
+    /// As wide as this at most, aspect kept.
+    Width(u32),
+    /// As high as this at most, aspect kept.
+    Height(u32),
     /// The smallest that covers width × height, aspect kept, nothing cut off.
     Outside(u32, u32),
     /// Width × height, aspect kept, cut off where it is longer.

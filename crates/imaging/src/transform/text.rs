@@ -35,6 +35,8 @@ impl fmt::Display for Transform {
         match self.fit {
             Fit::Original => out.write_str("original")?,
             Fit::Inside(width, height) => write!(out, "inside-{width}x{height}")?,
+            Fit::Width(width) => write!(out, "width-{width}")?,
+            Fit::Height(height) => write!(out, "height-{height}")?,
             Fit::Outside(width, height) => write!(out, "outside-{width}x{height}")?,
             Fit::Cover(width, height) => write!(out, "cover-{width}x{height}")?,
             Fit::Contain(width, height) => write!(out, "contain-{width}x{height}")?,
@@ -89,7 +91,9 @@ fn read_step(transform: &mut Transform, step: &str) -> Option<()> {
         "crop" => transform.crop = Some(crop_of(value)?),
         "rotate" => transform.rotation = Rotation::from_degrees(value.parse().ok()?)?,
         "flip" => (transform.flip.horizontal, transform.flip.vertical) = (value.contains('h'), value.contains('v')),
-        "original" | "inside" | "outside" | "cover" | "contain" | "fill" => transform.fit = fit_of(name, value)?,
+        "original" | "width" | "height" | "inside" | "outside" | "cover" | "contain" | "fill" => {
+            transform.fit = fit_of(name, value)?
+        }
         "centre" | "point" | "side" | "entropy" | "attention" => transform.gravity = gravity_of(name, value)?,
         "bg" => transform.background = Some(Colour::from_hex(value)?),
         "blur" => transform.blur = Some(value.parse().ok().filter(|blur| (1..=Transform::BLUR_MAX).contains(blur))?),
@@ -117,8 +121,11 @@ fn crop_of(value: &str) -> Option<Crop> {
 
 fn fit_of(name: &str, value: &str) -> Option<Fit> {
     let side = |text: &str| text.parse::<u32>().ok().filter(|side| *side > 0);
-    if name == "original" {
-        return Some(Fit::Original);
+    match name {
+        "original" => return Some(Fit::Original),
+        "width" => return side(value).map(Fit::Width),
+        "height" => return side(value).map(Fit::Height),
+        _ => {}
     }
     let (width, height) = value.split_once('x')?;
     let (width, height) = (side(width)?, side(height)?);
@@ -187,6 +194,8 @@ mod tests {
             (Transform::of(Fit::Original), "original_jpeg-png-gif"),
             (Transform::of(Fit::square(64)), "cover-64x64_enlarge_jpeg-png-gif"),
             (png(Fit::Inside(2000, 1000)), "inside-2000x1000_png"),
+            (png(Fit::Width(2000)), "width-2000_png"),
+            (png(Fit::Height(1)), "height-1_png"),
             (png(Fit::Outside(1, 2)), "outside-1x2_png"),
             (png(Fit::Fill(1, 2)), "fill-1x2_png"),
             (Transform { gravity: Gravity::Point(0, 1000), ..png(Fit::Cover(1, 2)) }, "cover-1x2_point-0-1000_png"),

@@ -45,6 +45,25 @@ pub fn indexed_png(palette: &[u8]) -> Vec<u8> {
     png_of_colour_type(3, 8, 7, &[png_chunk(b"PLTE", palette)])
 }
 
+/// Sixteen colours in stripes, compressed as well as can be, with a note that is of interest to nobody.
+pub fn indexed_png_with_note() -> Vec<u8> {
+    let (width, height) = (640_u32, 480_u32);
+    let palette: Vec<u8> = (0..16_u8).flat_map(|number| [number * 17, 255 - number * 17, number * 3]).collect();
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[4, 3, 0, 0, 0]].concat();
+    let line = [&[0][..], &(0..width / 2).map(|x| ((x / 20 % 16) << 4 | x / 20 % 16) as u8).collect::<Vec<_>>()].concat();
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    zlib.write_all(&line.repeat(height as usize)).expect("compresses");
+    let data = zlib.finish().expect("compresses");
+    let chunks = [
+        png_chunk(b"IHDR", &header),
+        png_chunk(b"PLTE", &palette),
+        png_chunk(b"tEXt", b"Comment\0hello"),
+        png_chunk(b"IDAT", &data),
+        png_chunk(b"IEND", b""),
+    ];
+    [b"\x89PNG\r\n\x1A\n".to_vec(), chunks.concat()].concat()
+}
+
 fn png_of_colour_type(colour_type: u8, width: u32, height: u32, extra: &[Vec<u8>]) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, colour_type, 0, 0, 0]].concat();
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -123,8 +123,8 @@ struct SecretSource {
     variable: Option<String>,
 }
 
-/// Reads a plan, reporting all of its faults at once.
-pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
+/// Reads a plan, reporting all of its faults at once. Presets ask for at most so many pixels a side.
+pub(super) fn parse(text: &str, side_px_max: u32) -> Result<Plan, Vec<String>> {
     let file: File = toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
     let mut faults = Vec::new();
     let mut plan = Plan::default();
@@ -176,7 +176,7 @@ pub(super) fn parse(text: &str) -> Result<Plan, Vec<String>> {
     for preset in file.presets {
         let label = format!("preset {}/{}", preset.org, preset.name);
         check_name(&label, &preset.name, &mut faults);
-        if let Err(reason) = Asked::parse(&preset.transform, u32::MAX) {
+        if let Err(reason) = Asked::parse(&preset.transform, side_px_max) {
             faults.push(format!("{label}: {reason}"));
         }
         plan.presets.push(PresetPlan {
@@ -310,7 +310,7 @@ mod tests {
             password = "p"
             password_env = "P"
         "#;
-        let faults = parse(text).expect_err("faulty");
+        let faults = parse(text, 4096).expect_err("faulty");
         assert_eq!(faults.len(), 6, "{faults:#?}");
         let text = r#"
             [[tills]]
@@ -337,10 +337,15 @@ mod tests {
             org = "x"
             name = "a card"
             transform = "w_0"
+            [[presets]]
+            org = "x"
+            name = "wide"
+            transform = "w_4097"
         "#;
-        let faults = parse(text).expect_err("faulty");
-        assert_eq!(faults.len(), 10, "{faults:#?}");
-        let unknown = parse("[[users]]\nlogin = 'a'\norg = 'b'\npasword = 'c'").expect_err("faulty");
+        let faults = parse(text, 4096).expect_err("faulty");
+        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert!(faults.iter().any(|fault| fault == "preset x/wide: a side has at most 4096 pixels, dpr counted"), "{faults:#?}");
+        let unknown = parse("[[users]]\nlogin = 'a'\norg = 'b'\npasword = 'c'", 4096).expect_err("faulty");
         assert!(unknown[0].contains("pasword"), "{unknown:?}");
     }
 }

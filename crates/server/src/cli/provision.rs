@@ -10,7 +10,8 @@ use crate::serve::Service;
 
 pub(super) async fn run(settings: Settings, file: &Path) -> Outcome {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{} can't be read: {error}", file.display()))?;
-    let plan = plan::parse(&text).map_err(|faults| format!("{} is faulty\n{}", file.display(), faults.join("\n")))?;
+    let plan = plan::parse(&text, settings.images.transform_side_px_max)
+        .map_err(|faults| format!("{} is faulty\n{}", file.display(), faults.join("\n")))?;
     let service = Service::open(settings, std::env::current_exe()?).await.map_err(explained)?;
     let changes = apply(&service.app, plan).await.map_err(explained)?;
     for change in &changes {

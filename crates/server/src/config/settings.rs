@@ -212,26 +212,29 @@ settings! {
 
     /// What an image may be, by its headers.
     images: ImageSettings {
-        /// Pixels of one frame.
-        pixels_max: u64 = "50000000";
+        /// Pixels of one frame. Phones have some 50 million.
+        pixels_max: u64 = "64000000";
         /// Pixels along the longer side.
         side_px_max: u32 = "30000";
         /// Frames of an animation, pages of a TIFF.
-        frames_max: u32 = "300";
-        /// Pixels of all frames together.
-        frame_pixels_max: u64 = "500000000";
+        frames_max: u32 = "1000";
+        /// Pixels of all frames together: 1000 of 1920×1080 are a recording of a screen.
+        frame_pixels_max: u64 = "2000000000";
+        /// Whether HEIC images are rendered. Off, they are stored and served as they came. HEVC, in which they are coded, is covered by patents;
+        /// whether decoding it needs a licence where the service runs is for its operator to find out.
+        heic: bool = "true";
         /// Whether images are looked at in the background once they are stored: for the dominant colour and the blur of their record, and
         /// for presets that are prewarmed.
         looks: bool = "true";
         /// Seconds after which that is tried again where it failed for a passing reason. Each further failure makes it four times as
         /// long, up to six hours.
         look_pause_seconds: u64 = "5";
-        /// Pixels along the longer side of a rendering that a URL asks for.
+        /// Pixels of a width or height that a URL or a preset asks for.
         transform_side_px_max: u32 = "4096";
         /// Pixels of one rendering.
-        transform_pixels_max: u64 = "50000000";
+        transform_pixels_max: u64 = "64000000";
         /// Pixels of all frames of an animated rendering together: they are held in memory, four bytes each.
-        transform_frame_pixels_max: u64 = "40000000";
+        transform_frame_pixels_max: u64 = "100000000";
     }
 
     /// The store of the images' bytes. What is empty of a bucket's settings comes from where its cloud's own programs look: `AWS_…`,

@@ -37,8 +37,8 @@ const HEADERS_EXPECTED: usize = 16;
 pub struct Representation {
     /// Strong validator, without its quotes.
     pub etag: String,
-    /// For clients that know no ETag.
-    pub modified: SystemTime,
+    /// For clients that know no ETag. None for what may show something else from one second to the next, or for a reason that has no date.
+    pub modified: Option<SystemTime>,
     /// From the recognised format.
     pub content_type: String,
     /// `Content-Disposition`.
@@ -83,7 +83,7 @@ pub async fn original(
 ) -> Result<Response, Error> {
     let representation = Representation {
         etag: version.digest.to_string(),
-        modified: version.created.to_system_time(),
+        modified: Some(version.created.to_system_time()),
         content_type: version.content_type.clone(),
         disposition,
         len: version.size_bytes,
@@ -132,7 +132,9 @@ where
     }
     let headers = response.headers_mut();
     headers.insert(header::ETAG, value(["\"", &what.etag, "\""].concat()));
-    headers.insert(header::LAST_MODIFIED, value(httpdate::fmt_http_date(what.modified)));
+    if let Some(modified) = what.modified {
+        headers.insert(header::LAST_MODIFIED, value(httpdate::fmt_http_date(modified)));
+    }
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(INERT_POLICY));
     address(service, &mut response, what.audience);
     Ok(response)

@@ -26,7 +26,8 @@ pub async fn rendering(
     let variant = variant::open_or_render(&service.app, image, &transform).await?;
     let representation = Representation {
         etag: format!("{}-{transform}", image.version.digest),
-        modified: image.version.created.to_system_time(),
+        // Focal points, crops and presets change what is shown, and nothing says when. The ETag says all of it.
+        modified: None,
         content_type: variant.format.media_type().to_owned(),
         disposition: inline(&format!("{stem}.{}", variant.format.extension())),
         len: variant.bytes.len() as u64,

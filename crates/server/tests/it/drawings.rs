@@ -1,6 +1,7 @@
 //! SVG, where an org accepts it: what it shows is stored, and nothing else of it.
 
-use imagewell_core::provision::{self, Plan};
+use imagewell_core::model::{Namespace, NamespaceRules};
+use imagewell_core::provision::{self, NamespacePlan, Plan};
 
 use crate::app::{Answer, TestApp};
 use crate::dropbox::seen;
@@ -45,4 +46,21 @@ async fn a_drawing_is_stored_as_what_it_shows_where_the_org_accepts_it() {
     ada.upload(LOGO.into()).await.refused(422, "\"E_INVALIDPARAMS\"");
     assert_eq!(app.stored().await, before);
     problem(&show(&app, None, &format!("/i/{uuid}/w_64")).await, 401);
+}
+
+/// A few bytes can draw a large picture: what is stored is bounded, and not what was sent.
+#[tokio::test]
+async fn a_drawing_is_bounded_by_the_bytes_of_its_picture() {
+    let app = TestApp::start().await;
+    accept_svg(&app, true).await;
+    let noise = "<svg xmlns='http://www.w3.org/2000/svg' width='300' height='300'><filter id='f'>\
+        <feTurbulence baseFrequency='0.9'/></filter><rect width='300' height='300' filter='url(#f)'/></svg>";
+    let rules = NamespaceRules { bytes_max: Some(100_000), ..NamespaceRules::plain(Namespace::parse("rewards").expect("name")) };
+    let plan = Plan { namespaces: vec![NamespacePlan { org: "acme".into(), rules }], ..Plan::default() };
+    provision::apply(&app.service.app, plan).await.expect("applies");
+    let till = Machine::till(&app, "till01");
+    let before = app.stored().await;
+    assert!(till.upload("noise.png", noise.into()).await.failed(413).contains("100000 bytes"));
+    assert_eq!(app.stored().await, before);
+    till.upload("logo.png", LOGO.into()).await.file();
 }

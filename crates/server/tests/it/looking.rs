@@ -1,7 +1,8 @@
 //! What images look like: made in the background, by turns of orgs, and tried again where something passing was in the way.
 
-use crate::app::{Data, TestApp};
-use crate::fixtures::{photograph, png};
+use crate::app::{Answer, Data, TestApp};
+use crate::fixtures::{photograph, png, testdata};
+use crate::native::problem;
 use crate::records::{eventually, preset, variants};
 use crate::workers::{counting_script, starts};
 
@@ -97,4 +98,28 @@ async fn an_org_with_more_waiting_than_is_looked_through_at_once_holds_nobody_ba
         .await;
     let (tried,): (i64,) = app.row("SELECT COUNT(*) FROM versions WHERE look_tries > 0").await;
     assert!(of_eve == 1 && tried < 1000, "of {tried} others that were tried");
+}
+
+/// HEIC is rendered, unless a setting says otherwise; what was stored while it was not is looked at once more.
+#[tokio::test]
+async fn a_format_that_has_got_a_decoder_is_looked_at_again() {
+    let app = TestApp::with(&[("images.heic", "false")]).await;
+    let ada = app.actor("ada").await;
+    let uuid = ada.upload(testdata("heic/tiles.heic")).await.uuid();
+    ada.upload(png(20, 20, 1)).await.uuid();
+    eventually(async || (looked(&app).await == (2, 1)).then_some(())).await;
+    let path = format!("/i/{uuid}/w_50");
+    let refused = problem(&Answer::of(ada.get(&path)).await, 422);
+    assert!(refused.contains("images.heic"), "{refused}");
+    // As a database of before has it.
+    app.execute(&["INSERT INTO formats_again (format) VALUES ('heic')"]).await;
+    let app = app.restart(&[]).await;
+    eventually(async || (looked(&app).await == (2, 2)).then_some(())).await;
+    let (left,): (i64,) = app.row("SELECT COUNT(*) FROM formats_again").await;
+    assert_eq!(left, 0);
+    let ada = app.actor("ada").await;
+    let shown = Answer::of(ada.get(&path)).await;
+    assert_eq!((shown.status.as_u16(), shown.header("content-type")), (200, "image/jpeg"));
+    let record = Answer::of(ada.get(&format!("/v1/images/{uuid}"))).await.json();
+    assert!(record["versions"][0]["dominantColor"].is_string(), "{record}");
 }

@@ -216,7 +216,7 @@ async fn what_a_dead_node_was_at_is_taken_up_by_another() {
     assert_eq!(rendered.status, StatusCode::OK);
     let (key,): (String,) = sqlx::query_as("SELECT key FROM variants").fetch_one(&pool).await.expect("row");
     let until = imagewell_core::model::Timestamp::now().plus(Duration::from_secs(2));
-    let other = key.replace("inside-77x4096", "inside-78x4096");
+    let other = key.replace("width-77_", "width-78_");
     assert_ne!(other, key);
     sqlx::query("INSERT INTO leases (name, holder, expires_us) VALUES ($1, 'a dead node', $2)")
         .bind(format!("render:{other}"))

@@ -51,8 +51,8 @@ async fn large_originals_come_smaller_to_mobiles() {
 }
 
 #[tokio::test]
-async fn what_has_no_decoder_comes_to_mobiles_as_it_is() {
-    let app = TestApp::with(&[("opsportal.mobile_bytes_min", "100")]).await;
+async fn what_is_not_decoded_comes_to_mobiles_as_it_is() {
+    let app = TestApp::with(&[("opsportal.mobile_bytes_min", "100"), ("images.heic", "false")]).await;
     let ada = app.actor("ada").await;
     let uuid = ada.upload(testdata("formats/small.heic")).await.uuid();
     let answer = Answer::of(ada.get(&format!("/opsportal/imageBase64/{APP_KEY}/{uuid}?isMobile=true"))).await;

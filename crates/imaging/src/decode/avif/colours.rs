@@ -88,19 +88,24 @@ impl Colours {
         if self.profile.is_some() {
             return self.profile;
         }
-        let profile = ColorProfile::new_from_cicp(CicpProfile {
-            color_primaries: match self.primaries {
-                9 => CicpColorPrimaries::Bt2020,
-                11 => CicpColorPrimaries::Smpte431,
-                12 => CicpColorPrimaries::Smpte432,
-                _ => return None,
-            },
-            transfer_characteristics: TransferCharacteristics::Srgb,
-            matrix_coefficients: MatrixCoefficients::Identity,
-            full_range: true,
-        });
-        profile.encode().ok()
+        wide_profile(self.primaries)
     }
+}
+
+/// A profile of these primaries (H.273 §8.1) with sRGB's curve, where they are wider than sRGB's.
+pub(in crate::decode) fn wide_profile(primaries: u16) -> Option<Vec<u8>> {
+    let profile = ColorProfile::new_from_cicp(CicpProfile {
+        color_primaries: match primaries {
+            9 => CicpColorPrimaries::Bt2020,
+            11 => CicpColorPrimaries::Smpte431,
+            12 => CicpColorPrimaries::Smpte432,
+            _ => return None,
+        },
+        transfer_characteristics: TransferCharacteristics::Srgb,
+        matrix_coefficients: MatrixCoefficients::Identity,
+        full_range: true,
+    });
+    profile.encode().ok()
 }
 
 /// A channel's value.

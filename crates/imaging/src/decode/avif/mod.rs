@@ -11,14 +11,17 @@ use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 use re_rav1d::dav1d::pixel::YUVRange;
 use re_rav1d::dav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent, Settings};
 
-use super::{Decoded, broken, check_decoded, upright};
-use crate::inspect::inspect_avif;
+use super::{Decoded, broken, check_decoded, upright, visible};
+use crate::inspect::{HeifPicture, inspect_heif};
 use crate::{Error, Format, Limits};
 use colours::{Colours, byte};
 
+pub(super) use colours::wide_profile;
+
 pub(super) fn decode(source: &[u8], limits: &Limits) -> Result<Decoded, Error> {
-    let (facts, container) = inspect_avif(source, limits)?;
-    let pixels = u64::from(facts.width) * u64::from(facts.height);
+    let HeifPicture { facts, colours: container, coded_size: (width, height), aperture } =
+        inspect_heif(source, Format::Avif, limits)?;
+    let pixels = u64::from(width) * u64::from(height);
     // Planes of up to two bytes a sample, and the pixels made of them.
     check_decoded(pixels * 4)?;
     let data = AvifData::from_reader(&mut Cursor::new(source)).map_err(|error| broken(Format::Avif, error))?;
@@ -27,7 +30,7 @@ pub(super) fn decode(source: &[u8], limits: &Limits) -> Result<Decoded, Error> {
     let alpha = data.alpha_item.as_ref().map(|alpha| item(alpha, limits)).transpose()?;
     let picture = assemble(&coloured, &colours, alpha.as_ref(), data.premultiplied_alpha)
         .ok_or_else(|| broken(Format::Avif, "its planes don't fit"))?;
-    let picture = upright(picture, facts.orientation);
+    let picture = upright(visible(picture, aperture), facts.orientation);
     let full_size = (picture.width(), picture.height());
     Ok(Decoded { picture, profile: colours.profile(), full_size })
 }

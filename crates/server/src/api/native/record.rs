@@ -211,7 +211,7 @@ async fn record(service: &Service, versions: &[Image]) -> Result<Record, Error> 
     let mut addresses = serde_json::Map::new();
     if newest.version.facts.is_some() {
         for preset in presets::of_org(&service.app, newest.org).await?.iter() {
-            let Ok(asked) = Asked::parse(&preset.steps, service.settings.images.transform_side_px_max) else { continue };
+            let Ok(asked) = presets::asked(&service.app, &preset.steps) else { continue };
             let url = format!("{address}/p_{}?v={}", preset.name, address_tag(newest, &asked));
             addresses.insert(preset.name.clone(), url.into());
         }

@@ -9,7 +9,8 @@ use imagewell_core::access::{self, Link};
 use imagewell_core::grammar::Asked as AskedTransform;
 use imagewell_core::model::{Acl, Image, ImageId};
 use imagewell_core::{Error, fetch, presets, variant};
-use imagewell_imaging::transform::Outputs;
+use imagewell_imaging::cost::too_large_for;
+use imagewell_imaging::transform::{Outputs, Transform};
 use sha2::{Digest as _, Sha256};
 
 use super::caller::{absent, caller, denied};
@@ -84,8 +85,7 @@ async fn answer(service: &Service, path: Result<(String, String), PathRejection>
         Some(name) => self::preset(service, &image, name).await?,
         None => transform.clone(),
     };
-    let side_px_max = service.settings.images.transform_side_px_max;
-    let asked = AskedTransform::parse(&steps, side_px_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, reason))?;
+    let asked = presets::asked(&service.app, &steps).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, reason))?;
     // A stranger's guesses may not cost renderings.
     let holds = actor.as_ref().is_some_and(|actor| access::check(actor, access::Action::View(&image)).is_ok());
     if !holds && granted.is_none() && preset.is_none() && steps != "original" {
@@ -144,6 +144,7 @@ async fn render(
     audience: Audience,
 ) -> Result<Response, Problem> {
     let transform = asked.transform(delivery::outputs(&head.headers, service.settings.delivery.auto_avif));
+    check_format(image, &transform)?;
     let request = Asked { method: &head.method, headers: &head.headers };
     let stem = image.id.to_string();
     let mut response =
@@ -152,6 +153,18 @@ async fn render(
         delivery::vary_by_accept(&mut response);
     }
     Ok(response)
+}
+
+/// Refuses a format that was asked for by name and can't hold the rendering. Where there is a choice, another one is taken.
+fn check_format(image: &Image, transform: &Transform) -> Result<(), Problem> {
+    let asked = variant::of_image(image, transform);
+    let Some((format, (width, height))) = image.version.facts.and_then(|facts| too_large_for(asked.transform(), &facts)) else {
+        return Ok(());
+    };
+    let most = format.side_px_max();
+    let reason =
+        format!("{format} has at most {most} pixels a side, and this would have {width}×{height}: ask for another format");
+    Err(Problem::new(StatusCode::BAD_REQUEST, reason))
 }
 
 /// `{uuid}` or `{uuid}@{version}`.
