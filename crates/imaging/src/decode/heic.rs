@@ -109,10 +109,8 @@ impl<'a> Tiles<'a> {
         let all = coded.saturating_mul(self.items.len() as u64);
         *budget = budget.checked_sub(all).ok_or("its coded pictures are many times as large as it is")?;
         let options = DecodeOptions { max_pixels: coded, ..DecodeOptions::default() };
-        let mut place = 0;
-        for id in self.items {
+        for (place, id) in (0_u32..).zip(self.items) {
             let (x, y) = (place % self.columns * self.size.0, place / self.columns * self.size.1);
-            place += 1;
             if x >= width || y >= height {
                 continue;
             }

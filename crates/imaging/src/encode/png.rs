@@ -63,9 +63,9 @@ fn pixels(picture: &DynamicImage) -> Box<dyn Iterator<Item = Pixel> + '_> {
 fn indexed(picture: &DynamicImage, mut palette: Palette, profile: Option<&[u8]>) -> Result<Vec<u8>, Failed> {
     let (width, height) = (picture.width(), picture.height());
     let (depth, bits) = match palette.colours().len() {
-        ..=2 => (BitDepth::One, 1),
-        ..=4 => (BitDepth::Two, 2),
-        ..=16 => (BitDepth::Four, 4),
+        0..=2 => (BitDepth::One, 1),
+        3..=4 => (BitDepth::Two, 2),
+        5..=16 => (BitDepth::Four, 4),
         _ => (BitDepth::Eight, 8),
     };
     let colours = palette.colours();

@@ -92,7 +92,7 @@ fn read_step(transform: &mut Transform, step: &str) -> Option<()> {
         "rotate" => transform.rotation = Rotation::from_degrees(value.parse().ok()?)?,
         "flip" => (transform.flip.horizontal, transform.flip.vertical) = (value.contains('h'), value.contains('v')),
         "original" | "width" | "height" | "inside" | "outside" | "cover" | "contain" | "fill" => {
-            transform.fit = fit_of(name, value)?
+            transform.fit = fit_of(name, value)?;
         }
         "centre" | "point" | "side" | "entropy" | "attention" => transform.gravity = gravity_of(name, value)?,
         "bg" => transform.background = Some(Colour::from_hex(value)?),

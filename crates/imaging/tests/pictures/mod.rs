@@ -50,7 +50,7 @@ pub fn indexed_png_with_note() -> Vec<u8> {
     let (width, height) = (640_u32, 480_u32);
     let palette: Vec<u8> = (0..16_u8).flat_map(|number| [number * 17, 255 - number * 17, number * 3]).collect();
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[4, 3, 0, 0, 0]].concat();
-    let line = [&[0][..], &(0..width / 2).map(|x| ((x / 20 % 16) << 4 | x / 20 % 16) as u8).collect::<Vec<_>>()].concat();
+    let line = [&[0][..], &(0..width / 2).map(|x| (x / 20 % 16 * 17) as u8).collect::<Vec<_>>()].concat();
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     zlib.write_all(&line.repeat(height as usize)).expect("compresses");
     let data = zlib.finish().expect("compresses");

@@ -373,7 +373,7 @@ async fn under_overload_new_renderings_wait_their_turn_and_kept_ones_are_served(
     overload.push(("workers.time_seconds_max", "300"));
     let app = TestApp::with(&overload).await;
     let ada = std::sync::Arc::new(app.actor("ada").await);
-    let uuid = ada.upload(crate::fixtures::png(3000, 2500, 1)).await.uuid();
+    let uuid = ada.upload(png(3000, 2500, 1)).await.uuid();
     let path = |steps: &str| format!("/i/{uuid}/{steps}");
     assert_eq!(Answer::of(ada.get(&path("w_20"))).await.status.as_u16(), 200);
     let slow = ada.get(&path("w_800,f_avif"));

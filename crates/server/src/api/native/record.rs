@@ -7,7 +7,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use imagewell_core::grammar::Asked;
 use imagewell_core::model::{Acl, Image};
 use imagewell_core::{Error, images, presets};
 use serde::{Deserialize, Serialize};
