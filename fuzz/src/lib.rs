@@ -17,6 +17,7 @@ const LIMITS: Limits = Limits {
     frame_pixels_max: 4_000_000,
     output_pixels_max: 1_000_000,
     output_frame_pixels_max: 1_000_000,
+    metadata_bytes_max: 4_000_000,
     heic: true,
 };
 

@@ -1,6 +1,6 @@
 //! What the numbers of pixels mean: profiles (ICC.1) are followed to sRGB, so that a rendering needs none.
 
-use image::{DynamicImage, RgbImage, RgbaImage};
+use image::{DynamicImage, GrayAlphaImage, RgbImage, RgbaImage};
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
 /// The picture in sRGB. A profile that can't be followed is left aside: the picture is shown as if it had none.
@@ -30,6 +30,16 @@ pub(crate) fn explains(profile: &[u8], picture: &DynamicImage) -> bool {
         Ok(DataColorSpace::Gray) => !picture.color().has_color(),
         _ => false,
     }
+}
+
+/// Gray with opacity in sRGB; none where the profile isn't one of gray.
+pub(crate) fn rgba_of_gray(pixels: &GrayAlphaImage, profile: Option<&[u8]>) -> Option<RgbaImage> {
+    let profile = ColorProfile::new_from_slice(profile?).ok()?;
+    if profile.color_space != DataColorSpace::Gray {
+        return None;
+    }
+    let followed = follow(&profile, Layout::GrayAlpha, pixels.as_raw(), Layout::Rgba)?;
+    RgbaImage::from_raw(pixels.width(), pixels.height(), followed)
 }
 
 /// The RGB of CMYK: 0 is no ink.

@@ -1,4 +1,4 @@
-use crate::Format;
+use crate::{Format, Undrawable};
 
 /// A bound of [`crate::Limits`] that an image passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +77,18 @@ pub enum Error {
     /// The bytes could not be read.
     #[error("reading the image failed")]
     Io(#[source] std::io::Error),
+    /// The image is of a kind that no decoder here reads. `docs/formats.md` lists them.
+    #[error("this {} file can't be rendered: {kind} is not supported", kind.format())]
+    Undrawable {
+        /// Which kind.
+        kind: Undrawable,
+    },
     /// Pixels could not be decoded or encoded.
-    #[error("this {format} file can't be rendered: {detail}")]
+    #[error("this {format} file can't be rendered: its image data breaks the rules of the format")]
     Render {
         /// The format of the source.
         format: Format,
-        /// The decoder's or encoder's own words.
+        /// The decoder's or encoder's own words, for logs and never for callers.
         detail: String,
     },
 }

@@ -145,29 +145,31 @@ impl fmt::Display for Format {
     }
 }
 
+/// First bytes of what people send instead of an image, and what it is.
+pub(crate) const NOT_IMAGES: &[(&[u8], &str)] = &[
+    (b"%PDF", "this is a PDF document"),
+    (b"PK\x03\x04", "this is a ZIP archive or an office document"),
+    (b"\x1F\x8B", "this is a gzip archive"),
+    (b"8BPS", "this is a Photoshop document"),
+    (b"%!PS", "this is a PostScript document"),
+    (b"\x7FELF", "this is a program"),
+    (b"MZ", "this is a program"),
+    (b"#!", "this is a script"),
+    (b"{\\rtf", "this is a text document"),
+    (b"II\x2B\x00", "this is a BigTIFF file"),
+    (b"MM\x00\x2B", "this is a BigTIFF file"),
+    (b"\x00\x00\x02\x00", "this is a cursor file"),
+    (b"\xFF\x4F\xFF\x51", "this is a JPEG 2000 file"),
+    (b"\x00\x00\x00\x0CjP  ", "this is a JPEG 2000 file"),
+    (b"data:", "this is a data URI: send the bytes, or the base64 text after the comma"),
+];
+
 /// Names the most common things that people send instead of an image, so that the refusal helps.
 fn describe_other(head: &[u8]) -> &'static str {
-    const MAGIC: &[(&[u8], &str)] = &[
-        (b"%PDF", "this is a PDF document"),
-        (b"PK\x03\x04", "this is a ZIP archive or an office document"),
-        (b"\x1F\x8B", "this is a gzip archive"),
-        (b"8BPS", "this is a Photoshop document"),
-        (b"%!PS", "this is a PostScript document"),
-        (b"\x7FELF", "this is a program"),
-        (b"MZ", "this is a program"),
-        (b"#!", "this is a script"),
-        (b"{\\rtf", "this is a text document"),
-        (b"II\x2B\x00", "this is a BigTIFF file"),
-        (b"MM\x00\x2B", "this is a BigTIFF file"),
-        (b"\x00\x00\x02\x00", "this is a cursor file"),
-        (b"\xFF\x4F\xFF\x51", "this is a JPEG 2000 file"),
-        (b"\x00\x00\x00\x0CjP  ", "this is a JPEG 2000 file"),
-        (b"data:", "this is a data URI: send the bytes, or the base64 text after the comma"),
-    ];
     if head.is_empty() {
         return "the file is empty";
     }
-    if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
+    if let Some((_, what)) = NOT_IMAGES.iter().find(|(magic, _)| head.starts_with(magic)) {
         return what;
     }
     if is_svg(head) {

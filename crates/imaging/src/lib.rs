@@ -21,9 +21,11 @@ pub mod render;
 mod stripped;
 pub mod svg;
 pub mod transform;
+mod undrawable;
 
 pub use error::{Error, Limit};
 pub use facts::{Facts, Orientation};
 pub use format::Format;
-pub use inspect::{inspect, inspect_head};
+pub use inspect::{Inspected, inspect, inspect_closely, inspect_head};
 pub use limits::Limits;
+pub use undrawable::Undrawable;

@@ -16,6 +16,8 @@ pub struct Limits {
     pub output_pixels_max: u64,
     /// Width × height of all frames of an animated rendering together, in pixels.
     pub output_frame_pixels_max: u64,
+    /// Bytes of metadata that a decoder unpacks of one image: its colour profile, for the most part.
+    pub metadata_bytes_max: u64,
     /// Whether HEIC is decoded.
     pub heic: bool,
 }
@@ -29,6 +31,7 @@ impl Limits {
         frame_pixels_max: 2_000_000_000,
         output_pixels_max: 64_000_000,
         output_frame_pixels_max: 100_000_000,
+        metadata_bytes_max: 32 * 1024 * 1024,
         heic: true,
     };
 }
@@ -42,10 +45,10 @@ impl Default for Limits {
 /// The numbers in the order of the fields, for the process that renders.
 impl fmt::Display for Limits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pixels_max, side_px_max, frames_max, frame_pixels_max, output_pixels_max, output_frame_pixels_max, heic } =
-            self;
-        write!(out, "{pixels_max},{side_px_max},{frames_max},{frame_pixels_max},{output_pixels_max},{output_frame_pixels_max},")?;
-        write!(out, "{}", u8::from(*heic))
+        let Self { pixels_max, side_px_max, frames_max, frame_pixels_max, .. } = self;
+        let Self { output_pixels_max, output_frame_pixels_max, metadata_bytes_max, heic, .. } = self;
+        write!(out, "{pixels_max},{side_px_max},{frames_max},{frame_pixels_max},")?;
+        write!(out, "{output_pixels_max},{output_frame_pixels_max},{metadata_bytes_max},{}", u8::from(*heic))
     }
 }
 
@@ -53,7 +56,7 @@ impl FromStr for Limits {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "limits are seven whole numbers separated by commas, of which the last is 0 or 1";
+        const WRONG: &str = "limits are eight whole numbers separated by commas, of which the last is 0 or 1";
         let mut numbers = text.split(',').map(str::parse::<u64>);
         let mut next = || numbers.next().and_then(Result::ok).ok_or(WRONG);
         let narrow = |number: u64| u32::try_from(number).map_err(|_| WRONG);
@@ -64,6 +67,7 @@ impl FromStr for Limits {
             frame_pixels_max: next()?,
             output_pixels_max: next()?,
             output_frame_pixels_max: next()?,
+            metadata_bytes_max: next()?,
             heic: match next()? {
                 0 => false,
                 1 => true,
@@ -84,7 +88,8 @@ mod tests {
             let limits = Limits { pixels_max: 1, frames_max: 7, heic, ..Limits::default() };
             assert_eq!(limits.to_string().parse(), Ok(limits));
         }
-        for wrong in ["", "1,2,3,4,5,6", "1,2,3,4,5,6,1,1", "1,2,3,4,5,x,1", "1,99999999999,3,4,5,6,1", "1,2,3,4,5,6,2"] {
+        for wrong in ["", "1,2,3,4,5,6,7", "1,2,3,4,5,6,7,1,1", "1,2,3,4,5,6,x,1", "1,99999999999,3,4,5,6,7,1", "1,2,3,4,5,6,7,2"]
+        {
             assert!(wrong.parse::<Limits>().is_err(), "{wrong}");
         }
     }

@@ -167,10 +167,10 @@ fn animated(
     limits: &Limits,
     failed: impl Fn(Failed) -> Error,
 ) -> Result<Vec<u8>, Error> {
-    let Animation { frames, count, profile, size } = animation;
+    let Animation { frames, count, profile, size, plays } = animation;
     let transform = &Transform { metadata: Metadata::None, ..*transform };
     check_animation(&Plan::new(transform, size, None), count, limits)?;
-    let mut encoder = AnimationEncoder::new(encoding(transform, format, None));
+    let mut encoder = AnimationEncoder::new(encoding(transform, format, None), plays);
     // One for all frames: a window that followed each of them would jump.
     let mut plan = None;
     for frame in frames {

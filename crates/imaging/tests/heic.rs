@@ -76,7 +76,7 @@ fn sizes_that_contradict_each_other_are_refused_before_they_cost_anything() {
         places.into_iter().for_each(|at| source[at..at + 8].copy_from_slice(&size(new)));
         source
     };
-    let refused = |source: &[u8]| rendered(source).expect_err("refused").to_string();
+    let refused = |source: &[u8]| rendered(source).map_err(|error| format!("{error}: {error:?}")).expect_err("refused");
     let bomb = with_size("gray.heic", (96, 64), (20_000, 20_000), 1);
     assert!(refused(&bomb).contains("pixels in one frame"), "{}", refused(&bomb));
     let larger = with_size("gray.heic", (96, 64), (400, 400), 1);

@@ -288,6 +288,7 @@ pub fn limits(settings: &Settings) -> Limits {
         frame_pixels_max: images.frame_pixels_max,
         output_pixels_max: images.transform_pixels_max,
         output_frame_pixels_max: images.transform_frame_pixels_max,
+        metadata_bytes_max: images.metadata_bytes_max,
         heic: images.heic,
     }
 }

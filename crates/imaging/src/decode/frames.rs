@@ -2,12 +2,9 @@
 
 use std::io::Cursor;
 
-use image::codecs::gif::GifDecoder;
-use image::codecs::png::PngDecoder;
-use image::codecs::webp::WebPDecoder;
-use image::{AnimationDecoder, Frames, ImageDecoder, ImageError, RgbaImage};
+use image::RgbaImage;
 
-use super::{DECODED_BYTES_MAX, bounds, broken, check_decoded};
+use super::{check_decoded, gif, png, webp};
 use crate::{Error, Format, Limits, inspect};
 
 /// What browsers make of a frame that says it lasts no time.
@@ -22,11 +19,21 @@ pub(crate) struct Animation<'a> {
     /// Width and height of the canvas.
     pub(crate) size: (u32, u32),
     pub(crate) profile: Option<Vec<u8>>,
+    /// How often it is shown; 0 is for ever.
+    pub(crate) plays: u32,
 }
 
 pub(crate) struct Frame {
     pub(crate) canvas: RgbaImage,
     pub(crate) milliseconds: u32,
+}
+
+/// What the decoder of a format finds.
+pub(super) struct Moving<'a> {
+    pub(super) frames: Box<dyn Iterator<Item = Result<Frame, Error>> + 'a>,
+    pub(super) profile: Option<Vec<u8>>,
+    /// See [`Animation::plays`].
+    pub(super) plays: u32,
 }
 
 /// The frames of an animated GIF, PNG or WebP; none for whatever is still.
@@ -44,32 +51,15 @@ pub(crate) fn animation<'a>(source: &'a [u8], limits: &Limits) -> Result<Option<
     }
     // The canvas, the frame upon it, and a copy.
     check_decoded(u64::from(facts.width) * u64::from(facts.height) * 4 * 3)?;
-    let failed = move |error: ImageError| broken(format, error);
-    let canvas_bounds = bounds(limits, DECODED_BYTES_MAX);
-    let bytes = Cursor::new(source);
-    let (profile, frames): (_, Frames<'a>) = match format {
-        Format::Gif => {
-            let mut decoder = GifDecoder::new(bytes).map_err(failed)?;
-            decoder.set_limits(canvas_bounds).map_err(failed)?;
-            (None, decoder.into_frames())
-        }
-        Format::Png => {
-            let mut decoder = PngDecoder::with_limits(bytes, canvas_bounds).map_err(failed)?;
-            let profile = decoder.icc_profile().unwrap_or_default();
-            (profile, decoder.apng().map_err(failed)?.into_frames())
-        }
-        _ => {
-            let mut decoder = WebPDecoder::new(bytes).map_err(failed)?;
-            decoder.set_limits(canvas_bounds).map_err(failed)?;
-            (decoder.icc_profile().unwrap_or_default(), decoder.into_frames())
-        }
-    };
-    let frames = frames.take(facts.frames as usize).map(move |frame| {
-        let frame = frame.map_err(failed)?;
-        let (numerator, denominator) = frame.delay().numer_denom_ms();
-        let milliseconds = numerator / denominator.max(1);
-        let milliseconds = if milliseconds < SHORTEST_MS { USUAL_MS } else { milliseconds };
-        Ok(Frame { canvas: frame.into_buffer(), milliseconds })
+    let Moving { frames, profile, plays } = match format {
+        Format::Gif => gif::animation(source, limits),
+        Format::Png => png::animation(source, &facts, limits),
+        _ => webp::animation(source, limits),
+    }?;
+    let frames = frames.take(facts.frames as usize).map(|frame| {
+        let frame = frame?;
+        let milliseconds = if frame.milliseconds < SHORTEST_MS { USUAL_MS } else { frame.milliseconds };
+        Ok(Frame { milliseconds, ..frame })
     });
-    Ok(Some(Animation { frames: Box::new(frames), count: facts.frames, size: (facts.width, facts.height), profile }))
+    Ok(Some(Animation { frames: Box::new(frames), count: facts.frames, size: (facts.width, facts.height), profile, plays }))
 }

@@ -13,7 +13,7 @@ use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
 use super::avif::wide_profile;
 use super::{Decoded, broken, check_decoded, upright, visible};
-use crate::inspect::{HeifPicture, inspect_heif};
+use crate::inspect::{HeifPicture, inspect_heif, whole_boxes};
 use crate::{Error, Format, Limits};
 
 /// A coded picture may be larger than what is shown of it by so many pixels a side: blocks have up to 64, and encoders align to them.
@@ -43,7 +43,7 @@ pub(super) fn decode(source: &[u8], limits: &Limits) -> Result<Decoded, Error> {
 }
 
 fn read(source: &[u8], container: &HeifPicture, limits: &Limits) -> Result<(DynamicImage, Option<Vec<u8>>), Failed> {
-    let file = HeifFile::parse(source).map_err(in_words)?;
+    let file = HeifFile::parse(whole_boxes(source)).map_err(in_words)?;
     let mut budget = limits.pixels_max.saturating_mul(CODED_PICTURES_MAX);
     let picture = match Tiles::of(&file, file.primary_id)? {
         Some(tiles) => {
@@ -263,7 +263,7 @@ fn made_of_others(source: &[u8], file: &HeifFile<'_>, container: &HeifPicture, b
     }
     let (width, height) = container.coded_size;
     let max_pixels = (u64::from(width) + PADDING_PX_MAX) * (u64::from(height) + PADDING_PX_MAX);
-    let image = heifer::decode_rgba8(source, &heifer::Options { max_threads: 1, max_pixels }).map_err(in_words)?;
+    let image = heifer::decode_rgba8(whole_boxes(source), &heifer::Options { max_threads: 1, max_pixels }).map_err(in_words)?;
     let (facts, has_alpha, mut pixels) = (container.facts, image.has_alpha, image.data);
     let upright = if facts.orientation.swaps_sides() { (facts.height, facts.width) } else { (facts.width, facts.height) };
     if (image.width, image.height) != upright {

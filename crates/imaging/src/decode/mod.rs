@@ -1,24 +1,29 @@
 //! Bytes → pixels: upright, eight bits a channel, under limits that hold before anything is allocated.
 
 mod avif;
+mod bmp;
+mod canvas;
 mod frames;
+mod gif;
 mod heic;
+mod ico;
 mod jpeg;
+mod png;
+mod tiff;
+mod webp;
 
 use std::fmt;
 use std::io::Cursor;
 
 use image::metadata::Orientation as Turn;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder};
 use jxl_oxide::integration::JxlDecoder;
 
 pub(crate) use frames::{Animation, animation};
 
 use crate::transform::Crop;
-use crate::{Error, Format, Limit, Limits, Orientation};
+use crate::{Error, Format, Limit, Limits, Orientation, colour};
 
-/// Before its headers are understood a decoder may allocate no more than this: a colour profile can inflate to any cap.
-const HEADER_ALLOC_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Decoded pixels of one image.
 const DECODED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -34,7 +39,7 @@ pub(crate) struct Decoded {
 /// quarter or an eighth, at a fraction of the work.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for formats that have no decoder here, [`Error::OverLimit`], [`Error::Render`] for broken pixels.
+/// [`Error::Undrawable`] for kinds that have no decoder here, [`Error::OverLimit`], [`Error::Render`] for broken pixels.
 pub(crate) fn decode(source: &[u8], limits: &Limits, wanted: impl Fn(u32, u32) -> (u32, u32)) -> Result<Decoded, Error> {
     let format = Format::sniff(source)?;
     let failed = |error: image::ImageError| broken(format, error);
@@ -45,14 +50,16 @@ pub(crate) fn decode(source: &[u8], limits: &Limits, wanted: impl Fn(u32, u32) -
         Format::Jxl => {
             let facts = crate::inspect(Cursor::new(source), limits)?;
             check_decoded(u64::from(facts.width) * u64::from(facts.height) * 16)?;
-            // It turns the picture by itself.
-            still(
-                JxlDecoder::with_thread_pool(Cursor::new(source), jxl_oxide::JxlThreadPool::none()).map_err(failed)?,
-                format,
-                limits,
-            )
+            let decoder = JxlDecoder::with_thread_pool(Cursor::new(source), jxl_oxide::JxlThreadPool::none());
+            // It turns the picture by itself. What an Exif box says counts for nothing (18181-2 §9.3).
+            still(decoder.map_err(failed)?, format, limits)
         }
-        _ => still(reader(source, format, limits)?.into_decoder().map_err(failed)?, format, limits),
+        Format::Gif => gif::still(source, limits),
+        Format::Png => png::still(source, &crate::inspect(Cursor::new(source), limits)?, limits),
+        Format::WebP => webp::still(source, &crate::inspect(Cursor::new(source), limits)?, limits),
+        Format::Bmp => bmp::decode(source, limits),
+        Format::Ico => ico::decode(source, limits),
+        Format::Tiff => tiff::decode(source, limits),
     }
 }
 
@@ -79,12 +86,6 @@ fn upright(mut picture: DynamicImage, orientation: Orientation) -> DynamicImage 
     picture
 }
 
-fn reader<'a>(source: &'a [u8], format: Format, limits: &Limits) -> Result<ImageReader<Cursor<&'a [u8]>>, Error> {
-    let mut reader = ImageReader::with_format(Cursor::new(source), image_format(format)?);
-    reader.limits(bounds(limits, HEADER_ALLOC_BYTES_MAX));
-    Ok(reader)
-}
-
 fn bounds(limits: &Limits, alloc_bytes_max: u64) -> image::Limits {
     let mut bounds = image::Limits::no_limits();
     bounds.max_image_width = Some(limits.side_px_max);
@@ -93,6 +94,7 @@ fn bounds(limits: &Limits, alloc_bytes_max: u64) -> image::Limits {
     bounds
 }
 
+/// What is decoded upright, whatever else its metadata says.
 fn still(mut decoder: impl ImageDecoder, format: Format, limits: &Limits) -> Result<Decoded, Error> {
     let failed = |error: image::ImageError| broken(format, error);
     let (width, height) = decoder.dimensions();
@@ -100,34 +102,32 @@ fn still(mut decoder: impl ImageDecoder, format: Format, limits: &Limits) -> Res
     check_decoded(decoder.total_bytes())?;
     // The pixels and what the decoder needs beside them, now that their size is known and allowed.
     decoder.set_limits(bounds(limits, DECODED_BYTES_MAX * 2)).map_err(failed)?;
-    let orientation = decoder.orientation().map_err(failed)?;
     // A broken profile is no reason to refuse a picture.
     let profile = decoder.icc_profile().unwrap_or_default();
-    let mut picture = eight_bits(DynamicImage::from_decoder(decoder).map_err(failed)?);
-    picture.apply_orientation(orientation);
+    let picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    Ok(decoded(picture, profile, Orientation::UPRIGHT))
+}
+
+/// A picture as it was decoded to its full size, brought to eight bits and upright.
+fn decoded(picture: DynamicImage, profile: Option<Vec<u8>>, orientation: Orientation) -> Decoded {
+    let (picture, profile) = plain(picture, profile);
+    let picture = upright(picture, orientation);
     let full_size = (picture.width(), picture.height());
-    Ok(Decoded { picture, profile, full_size })
+    Decoded { picture, profile, full_size }
 }
 
-fn image_format(format: Format) -> Result<ImageFormat, Error> {
-    match format {
-        Format::Png => Ok(ImageFormat::Png),
-        Format::Gif => Ok(ImageFormat::Gif),
-        Format::WebP => Ok(ImageFormat::WebP),
-        Format::Bmp => Ok(ImageFormat::Bmp),
-        Format::Tiff => Ok(ImageFormat::Tiff),
-        Format::Ico => Ok(ImageFormat::Ico),
-        Format::Jpeg | Format::Avif | Format::Heic | Format::Jxl => {
-            Err(Error::Unsupported { what: "this format has a decoder of its own" })
-        }
-    }
-}
-
-fn eight_bits(picture: DynamicImage) -> DynamicImage {
+/// One of the three kinds of pixels that all else here is written for: gray, RGB and RGBA of eight bits. A profile of gray is
+/// followed where gray comes with opacity, because the result is none of gray.
+fn plain(picture: DynamicImage, profile: Option<Vec<u8>>) -> (DynamicImage, Option<Vec<u8>>) {
     match picture {
-        DynamicImage::ImageRgb8(_) | DynamicImage::ImageRgba8(_) | DynamicImage::ImageLuma8(_) => picture,
-        other if other.color().has_alpha() => DynamicImage::ImageRgba8(other.into_rgba8()),
-        other if other.color().has_color() => DynamicImage::ImageRgb8(other.into_rgb8()),
-        other => DynamicImage::ImageLuma8(other.into_luma8()),
+        DynamicImage::ImageRgb8(_) | DynamicImage::ImageRgba8(_) | DynamicImage::ImageLuma8(_) => (picture, profile),
+        DynamicImage::ImageLumaA16(_) => plain(picture.into_luma_alpha8().into(), profile),
+        DynamicImage::ImageLumaA8(pixels) => match colour::rgba_of_gray(&pixels, profile.as_deref()) {
+            Some(followed) => (followed.into(), None),
+            None => (DynamicImage::from(pixels).into_rgba8().into(), profile),
+        },
+        other if other.color().has_alpha() => (other.into_rgba8().into(), profile),
+        other if other.color().has_color() => (other.into_rgb8().into(), profile),
+        other => (other.into_luma8().into(), profile),
     }
 }

@@ -17,15 +17,17 @@ pub(crate) struct Moment {
     pub(crate) milliseconds: u32,
 }
 
-/// Takes frames and gives a file that repeats for ever.
+/// Takes frames and gives a file that is shown as often as its source.
 pub(crate) struct AnimationEncoder<'a> {
     encoding: Encoding<'a>,
     moments: Vec<Moment>,
+    /// How often it is shown; 0 is for ever.
+    plays: u32,
 }
 
 impl<'a> AnimationEncoder<'a> {
-    pub(crate) fn new(encoding: Encoding<'a>) -> Self {
-        Self { encoding, moments: Vec::new() }
+    pub(crate) fn new(encoding: Encoding<'a>, plays: u32) -> Self {
+        Self { encoding, moments: Vec::new(), plays }
     }
 
     pub(crate) fn add(&mut self, moment: Moment) {
@@ -33,13 +35,14 @@ impl<'a> AnimationEncoder<'a> {
     }
 
     pub(crate) fn finish(self) -> Result<Vec<u8>, Failed> {
-        if self.encoding.format == Format::Gif { gif::encode(self.moments) } else { self.webp() }
+        if self.encoding.format == Format::Gif { gif::encode(self.moments, self.plays) } else { self.webp() }
     }
 
     fn webp(self) -> Result<Vec<u8>, Failed> {
         let (width, height) = self.moments.first().map(|moment| moment.canvas.dimensions()).unwrap_or_default();
         let config = config(&self.encoding, false)?;
         let mut encoder = AnimEncoder::new(width, height, &config);
+        encoder.set_loop_count(i32::from(u16::try_from(self.plays).unwrap_or(u16::MAX)));
         let mut begins = 0_u32;
         for Moment { canvas, milliseconds } in &self.moments {
             encoder.add_frame(AnimFrame::from_rgba(canvas, width, height, i32::try_from(begins).unwrap_or(i32::MAX)));

@@ -78,8 +78,8 @@ impl Area {
     }
 }
 
-/// A file of these frames, which repeats for ever when there are several. GIF has no half transparency: a pixel is seen or not.
-pub(super) fn encode(mut moments: Vec<Moment>) -> Result<Vec<u8>, Failed> {
+/// A file of these frames, which are shown so many times; 0 is for ever. GIF has no half transparency: a pixel is seen or not.
+pub(super) fn encode(mut moments: Vec<Moment>, plays: u32) -> Result<Vec<u8>, Failed> {
     moments.iter_mut().flat_map(|moment| moment.canvas.pixels_mut()).for_each(|pixel| match pixel.0[3] {
         0..128 => pixel.0 = CLEAR,
         _ => pixel.0[3] = u8::MAX,
@@ -89,8 +89,12 @@ pub(super) fn encode(mut moments: Vec<Moment>) -> Result<Vec<u8>, Failed> {
     let side = |side: u32| u16::try_from(side).map_err(|_| Failed("GIF has at most 65535 pixels a side".to_owned()));
     let common = palette_of(drawn_in(&moments));
     let mut encoder = Encoder::new(Vec::new(), side(width)?, side(height)?, &table(&common))?;
-    if moments.len() > 1 {
-        encoder.set_repeat(Repeat::Infinite)?;
+    // The file says how often it is shown again, and nothing when it is shown once.
+    match plays {
+        _ if moments.len() < 2 => {}
+        0 => encoder.set_repeat(Repeat::Infinite)?,
+        1 => {}
+        _ => encoder.set_repeat(Repeat::Finite(u16::try_from(plays - 1).unwrap_or(u16::MAX)))?,
     }
     let mut palettes = Palettes { common, own: None };
     // What is seen before each frame is drawn.
@@ -240,7 +244,8 @@ mod tests {
                 moments.push(canvas.clone());
             }
             let given = moments.iter().map(|canvas| Moment { canvas: canvas.clone(), milliseconds: 50 }).collect();
-            let shown: Vec<RgbaImage> = decoded(&encode(given).expect("encodes")).into_iter().map(|(canvas, _)| canvas).collect();
+            let shown: Vec<RgbaImage> =
+                decoded(&encode(given, 0).expect("encodes")).into_iter().map(|(canvas, _)| canvas).collect();
             assert_eq!(shown.len(), moments.len(), "round {round}");
             for (shown, given) in shown.iter().zip(&moments) {
                 // What can't be seen may have any colour.
@@ -254,7 +259,7 @@ mod tests {
     fn short_frames_add_up_to_the_time_that_they_take() {
         let moment = |shade: u8| Moment { canvas: RgbaImage::from_pixel(2, 2, Rgba([shade, 0, 0, 255])), milliseconds: 33 };
         let delays: Vec<u32> =
-            decoded(&encode((0..30).map(moment).collect()).expect("encodes")).into_iter().map(|(_, delay)| delay).collect();
+            decoded(&encode((0..30).map(moment).collect(), 0).expect("encodes")).into_iter().map(|(_, delay)| delay).collect();
         assert_eq!(delays.iter().sum::<u32>(), 990);
         assert!(delays.iter().all(|delay| (30..=40).contains(delay)), "{delays:?}");
     }
@@ -266,9 +271,9 @@ mod tests {
             let canvas = RgbaImage::from_fn(64, 64, |x, y| Rgba([from + (x / 2) as u8, (y * 4) as u8, at, 255]));
             Moment { canvas, milliseconds: 100 }
         };
-        let one = encode(vec![scene(0, 0)]).expect("encodes").len();
-        let same = encode(vec![scene(0, 0), scene(0, 1), scene(0, 0)]).expect("encodes");
-        let other = encode(vec![scene(0, 0), scene(200, 255), scene(200, 254)]).expect("encodes");
+        let one = encode(vec![scene(0, 0)], 0).expect("encodes").len();
+        let same = encode(vec![scene(0, 0), scene(0, 1), scene(0, 0)], 0).expect("encodes");
+        let other = encode(vec![scene(0, 0), scene(200, 255), scene(200, 254)], 0).expect("encodes");
         for (gif, palettes) in [(&same, 1), (&other, 3)] {
             let shown = decoded(gif);
             assert_eq!(shown.len(), 3);

@@ -60,7 +60,7 @@ pub(crate) fn encode(picture: &DynamicImage, encoding: &Encoding<'_>) -> Result<
         Format::Avif => avif::encode(picture, encoding),
         #[cfg(not(feature = "avif-encoder"))]
         Format::Avif => Err(Failed("this build has no encoder for AVIF".into())),
-        Format::Gif => gif::encode(vec![Moment { canvas: picture.to_rgba8(), milliseconds: 0 }]),
+        Format::Gif => gif::encode(vec![Moment { canvas: picture.to_rgba8(), milliseconds: 0 }], 1),
         _ => png::encode(picture, encoding),
     }
 }

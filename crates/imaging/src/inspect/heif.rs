@@ -49,7 +49,14 @@ fn walk<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(Still, u32), Error
     let mut frames = 1;
     let mut has_data = false;
     while source.remaining() > 0 {
-        let (kind, len) = box_header(source)?;
+        let (kind, len) = match box_header(source) {
+            // What stands behind the last box is no box.
+            Err(error) if still.is_some() && has_data && !matches!(error, Error::Io(_)) => {
+                source.note_doubt();
+                break;
+            }
+            header => header?,
+        };
         let end = source.position() + len;
         match &kind {
             b"meta" => {
@@ -73,6 +80,20 @@ fn walk<R: BufRead + Seek>(source: &mut Source<R>) -> Result<(Still, u32), Error
         return Err(source.truncated());
     }
     Ok((still, frames))
+}
+
+/// See [`super::whole_boxes`].
+pub(super) fn whole_boxes(bytes: &[u8]) -> &[u8] {
+    let Ok(mut source) = Source::new(Cursor::new(bytes)) else { return bytes };
+    let mut end = 0;
+    while source.remaining() > 0 {
+        let Ok((_, len)) = box_header(&mut source) else { break };
+        if source.skip(len).is_err() {
+            break;
+        }
+        end = usize::try_from(source.position()).unwrap_or(bytes.len());
+    }
+    &bytes[..end.min(bytes.len())]
 }
 
 /// Kind and payload length of the next box. A length of 0 reaches to the end of the file (14496-12 §4.2).

@@ -1,23 +1,29 @@
 use std::io::{BufRead, Seek};
 
+use super::exif;
 use super::source::Source;
-use super::tiff::exif_orientation;
 use crate::facts::check_frames;
 use crate::{Error, Facts, Limits, Orientation};
 
-/// An eXIf chunk longer than this is not read; the orientation stands at its start (F-row: EXIF is read under a cap).
-const EXIF_BYTES_MAX: u32 = 64 * 1024;
-
-/// Walks the chunks of a PNG up to IEND and checks the CRC of every critical one (PNG third edition §5).
+/// Walks the chunks of a PNG up to IEND and checks the CRC of every critical one (PNG third edition §5). Once there are pixels,
+/// IEND may be missing or wrong: then only decoding shows whether the pixels are whole.
 pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
     source.skip(8)?;
     let mut facts = None;
     let (mut needs_palette, mut has_data) = (false, false);
     let mut frames = 1;
-    let mut orientation = Orientation::UPRIGHT;
+    let mut orientation: Option<Orientation> = None;
     loop {
+        if has_data && !source.has(8) {
+            source.note_doubt();
+            break;
+        }
         let len = source.u32_be()?;
         let kind: [u8; 4] = source.bytes()?;
+        if has_data && !kind.iter().all(u8::is_ascii_alphabetic) {
+            source.note_doubt();
+            break;
+        }
         if len > i32::MAX as u32 || !kind.iter().all(u8::is_ascii_alphabetic) {
             return Err(source.corrupt("a chunk header makes no sense"));
         }
@@ -40,7 +46,9 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
             }
             b"IDAT" if needs_palette => return Err(source.corrupt("it has no palette before its pixels")),
             b"IEND" => {
-                checked_chunk(source, kind, len)?;
+                if !has_data || checked_chunk(source, kind, len).is_err() {
+                    source.note_doubt();
+                }
                 break;
             }
             b"IDAT" => {
@@ -51,9 +59,11 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
                 frames = source.u32_be()?;
                 source.skip(4 + 4)?;
             }
-            b"eXIf" if len <= EXIF_BYTES_MAX => {
-                orientation = exif_orientation(&source.vec(len as usize)?);
-                source.skip(4)?;
+            b"eXIf" => {
+                let end = source.position() + u64::from(len) + 4;
+                let block = source.vec(exif::READ_BYTES_MAX.min(len as usize))?;
+                orientation.get_or_insert(exif::orientation(&block));
+                source.seek(end)?;
             }
             [first, ..] if first.is_ascii_uppercase() => checked_chunk(source, kind, len)?,
             _ => source.skip(u64::from(len) + 4)?,
@@ -67,7 +77,7 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
         return Err(source.corrupt("its animation has no frames"));
     }
     check_frames(frames, u64::from(frames) * u64::from(facts.width) * u64::from(facts.height), limits)?;
-    Ok(Facts { frames, orientation, ..facts })
+    Ok(Facts { frames, orientation: orientation.unwrap_or_default(), ..facts })
 }
 
 /// The facts, and whether pixels are numbers of colours in a palette.

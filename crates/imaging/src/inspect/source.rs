@@ -14,6 +14,7 @@ pub(super) struct Source<R> {
     len: u64,
     steps_left: u64,
     format: Format,
+    doubtful: bool,
 }
 
 impl<R: BufRead + Seek> Source<R> {
@@ -21,12 +22,27 @@ impl<R: BufRead + Seek> Source<R> {
         let len = reader.seek(SeekFrom::End(0)).map_err(Error::Io)?;
         reader.seek(SeekFrom::Start(0)).map_err(Error::Io)?;
         let steps_left = STEPS_MIN.saturating_add(len.saturating_mul(STEPS_PER_BYTE));
-        Ok(Self { reader, position: 0, len, steps_left, format: Format::Jpeg })
+        Ok(Self { reader, position: 0, len, steps_left, format: Format::Jpeg, doubtful: false })
     }
 
     /// Names the format that errors speak of.
     pub(super) fn announce(&mut self, format: Format) {
         self.format = format;
+    }
+
+    /// Notes that the structure has no proper end, so that only a decoder can tell whether the pixels are whole.
+    pub(super) fn note_doubt(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// See [`Source::note_doubt`].
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Whether so many bytes are left.
+    pub(super) fn has(&self, count: u64) -> bool {
+        self.remaining() >= count
     }
 
     pub(super) fn format(&self) -> Format {

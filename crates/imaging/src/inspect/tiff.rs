@@ -1,9 +1,9 @@
 use std::collections::HashSet;
-use std::io::{BufRead, Cursor, Seek};
+use std::io::{BufRead, Seek};
 
 use super::source::Source;
 use crate::facts::{check_frames, check_size};
-use crate::{Error, Facts, Format, Limits, Orientation};
+use crate::{Error, Facts, Limits, Orientation};
 
 const TAG_WIDTH: u16 = 256;
 const TAG_HEIGHT: u16 = 257;
@@ -39,7 +39,6 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
         page.check_tiles(source, limits)?;
         frame_pixels += u64::from(width) * u64::from(height);
         check_frames(frames, frame_pixels, limits)?;
-        source.require(page.values_end, 0)?;
         page.check_pieces(source, order)?;
         if first.is_none() {
             first = Some(Facts { orientation: page.orientation, ..Facts::still(source.format(), width, height, limits)? });
@@ -48,19 +47,6 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     }
     let first = first.ok_or_else(|| source.corrupt("it has no pages"))?;
     Ok(Facts { frames, ..first })
-}
-
-/// The orientation in an EXIF block (a TIFF file of its own, CIPA DC-008 §4.5); upright when it can't be read.
-pub(super) fn exif_orientation(exif: &[u8]) -> Orientation {
-    let read = || -> Result<Orientation, Error> {
-        let mut source = Source::new(Cursor::new(exif))?;
-        source.announce(Format::Tiff);
-        let order = ByteOrder::read(&mut source)?;
-        source.skip(2)?;
-        let offset = order.u32(&mut source)?;
-        Ok(Directory::read(&mut source, order, offset)?.orientation)
-    };
-    read().unwrap_or(Orientation::UPRIGHT)
 }
 
 #[derive(Clone, Copy)]
@@ -117,8 +103,6 @@ struct Directory {
     tile_height: Option<u32>,
     offsets: Option<Numbers>,
     lengths: Option<Numbers>,
-    /// Where the last of the values ends that don't fit into their entries.
-    values_end: u64,
     /// None when the file ends where the offset of the next directory should stand.
     next: Option<u32>,
 }
@@ -135,7 +119,6 @@ impl Directory {
             tile_height: None,
             offsets: None,
             lengths: None,
-            values_end: 0,
             next: None,
         };
         for _ in 0..entries {
@@ -154,12 +137,8 @@ impl Directory {
                 }
                 TAG_STRIP_OFFSETS | TAG_TILE_OFFSETS => directory.offsets = Some(numbers(source, order, kind, count)?),
                 TAG_STRIP_BYTES | TAG_TILE_BYTES => directory.lengths = Some(numbers(source, order, kind, count)?),
-                _ => {
-                    let len = u64::from(count) * value_bytes(kind);
-                    if len > 4 {
-                        directory.values_end = directory.values_end.max(u64::from(order.u32(source)?) + len);
-                    }
-                }
+                // Nothing else decides about the pixels, wherever it points.
+                _ => {}
             }
             source.seek(end)?;
         }
@@ -179,26 +158,20 @@ impl Directory {
         Ok(())
     }
 
+    /// Checks that every piece begins inside the file. Writers say too long lengths, and some say none: whether the pixels are
+    /// whole is judged by decoding them.
     fn check_pieces<R: BufRead + Seek>(&self, source: &mut Source<R>, order: ByteOrder) -> Result<(), Error> {
-        let (Some(offsets), Some(lengths)) = (self.offsets, self.lengths) else {
-            return Err(source.corrupt("a page has no image data"));
-        };
-        if offsets.count == 0 || offsets.count != lengths.count {
+        let Some(offsets) = self.offsets else { return Err(source.corrupt("a page has no image data")) };
+        let count = self.lengths.map_or(1, |lengths| lengths.count);
+        if offsets.count == 0 || offsets.count != count {
             return Err(source.corrupt("a page's pieces don't match their lengths"));
         }
-        let (offsets, lengths) = (offsets.read(source, order)?, lengths.read(source, order)?);
-        offsets.iter().zip(&lengths).try_for_each(|(offset, len)| source.require(u64::from(*offset), u64::from(*len)))
-    }
-}
-
-/// Bytes of one value of a type (TIFF 6.0 §2); unknown types are to be skipped.
-fn value_bytes(kind: u16) -> u64 {
-    match kind {
-        1 | 2 | 6 | 7 => 1,
-        3 | 8 => 2,
-        4 | 9 | 11 => 4,
-        5 | 10 | 12 => 8,
-        _ => 0,
+        let lengths = match self.lengths {
+            Some(lengths) => lengths.read(source, order)?,
+            None => vec![1],
+        };
+        let offsets = offsets.read(source, order)?;
+        offsets.iter().zip(&lengths).try_for_each(|(offset, len)| source.require(u64::from(*offset), u64::from((*len).min(1))))
     }
 }
 

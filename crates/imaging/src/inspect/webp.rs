@@ -1,11 +1,9 @@
 use std::io::{BufRead, Seek};
 
+use super::exif;
 use super::source::Source;
-use super::tiff::exif_orientation;
 use crate::facts::{check_frames, check_size};
 use crate::{Error, Facts, Limits, Orientation};
-
-const EXIF_BYTES_MAX: u64 = 64 * 1024;
 
 /// Walks the RIFF chunks of a WebP (RFC 9649 §2).
 pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits) -> Result<Facts, Error> {
@@ -15,7 +13,7 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     source.skip(4)?;
     let mut size: Option<(u32, u32)> = None;
     let (mut has_data, mut frames, mut frame_pixels) = (false, 0_u32, 0_u64);
-    let mut orientation = Orientation::UPRIGHT;
+    let mut orientation: Option<Orientation> = None;
     while source.position() + 8 <= end {
         let kind: [u8; 4] = source.bytes()?;
         let len = u64::from(source.u32_le()?);
@@ -39,9 +37,9 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
                 has_data = true;
                 None
             }
-            b"EXIF" if len <= EXIF_BYTES_MAX => {
-                let exif = source.vec(usize::try_from(len).unwrap_or_default())?;
-                orientation = exif_orientation(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif));
+            b"EXIF" => {
+                let block = source.vec(usize::try_from(len).unwrap_or_default().min(exif::READ_BYTES_MAX))?;
+                orientation.get_or_insert(exif::orientation(&block));
                 None
             }
             _ => None,
@@ -58,7 +56,11 @@ pub(super) fn inspect<R: BufRead + Seek>(source: &mut Source<R>, limits: &Limits
     if !has_data {
         return Err(source.corrupt("it has no image data"));
     }
-    Ok(Facts { frames: frames.max(1), orientation, ..Facts::still(source.format(), width, height, limits)? })
+    Ok(Facts {
+        frames: frames.max(1),
+        orientation: orientation.unwrap_or_default(),
+        ..Facts::still(source.format(), width, height, limits)?
+    })
 }
 
 fn u24_plus_one<R: BufRead + Seek>(source: &mut Source<R>) -> Result<u32, Error> {

@@ -1,6 +1,9 @@
 //! Pictures made by code: whole ones in every format, and parts to make hostile ones from.
 #![allow(dead_code, reason = "each test file uses some of these")]
 
+pub mod shown;
+pub mod tiff;
+
 use std::io::{Cursor, Write as _};
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};

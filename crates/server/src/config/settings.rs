@@ -220,6 +220,9 @@ settings! {
         frames_max: u32 = "1000";
         /// Pixels of all frames together: 1000 of 1920×1080 are a recording of a screen.
         frame_pixels_max: u64 = "2000000000";
+        /// Bytes of metadata that decoding one image may unpack: its colour profile, for the most part. Beyond that the picture is
+        /// rendered as if it had none.
+        metadata_bytes_max: u64 = "33554432";
         /// Whether HEIC images are rendered. Off, they are stored and served as they came. HEVC, in which they are coded, is covered by patents;
         /// whether decoding it needs a licence where the service runs is for its operator to find out.
         heic: bool = "true";
