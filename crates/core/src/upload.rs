@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use imagewell_imaging::svg::is_svg;
-use imagewell_imaging::{Facts, Format, Limits, inspect, inspect_head};
+use imagewell_imaging::{Facts, Format, Inspected, Limits, inspect_closely, inspect_head};
 
 use crate::app::App;
 use crate::clock::Waiting;
@@ -21,7 +21,7 @@ use crate::model::{
 };
 pub use crate::places::Place;
 use crate::spool::{Content, HEAD_BYTES, Spooled};
-use crate::workers::Given;
+use crate::workers::{Failure, Given};
 use crate::{Error, access, db};
 
 /// Bytes of a file that are read at a time to inspect it.
@@ -35,6 +35,9 @@ const INSPECTION_MAX: Duration = Duration::from_secs(20);
 
 /// Bytes in memory that are inspected at once: the work is linear in their number (see [`inspect`]), and below a millisecond.
 const INSPECTED_AT_ONCE_BYTES_MAX: usize = 128 * 1024;
+
+/// Well-formed JPEG, PNG and WebP up to this size are acknowledged without being decoded: nearly all uploads are such.
+const UNDECODED_BYTES_MAX: u64 = 256 * 1024;
 
 /// What an upload must be.
 #[derive(Debug, Clone)]
@@ -238,10 +241,13 @@ impl Admitted {
         }
         let is_placeholder = spooled.content.is_empty() && request.accept.allows_nothing();
         let facts = if request.accept.inspects() && !is_placeholder {
-            let _turn = app.uploads.turn(request.actor.org).await?;
-            let facts = inspect_content(&spooled.content, app.options.limits).await?;
-            request.accept.judge(facts.format)?;
-            Some(facts)
+            let inspected = {
+                let _turn = app.uploads.turn(request.actor.org).await?;
+                inspect_content(&spooled.content, app.options.limits).await?
+            };
+            request.accept.judge(inspected.facts.format)?;
+            check_pixels(&app, &request, &spooled.content, inspected).await?;
+            Some(inspected.facts)
         } else {
             None
         };
@@ -255,17 +261,17 @@ async fn is_drawing(app: &App, request: &Request, head: &[u8]) -> Result<bool, E
 }
 
 /// Inspects at once what is small and in memory, which takes microseconds, and all else on a blocking thread.
-async fn inspect_content(content: &Content, limits: Limits) -> Result<Facts, Error> {
+async fn inspect_content(content: &Content, limits: Limits) -> Result<Inspected, Error> {
     let inspected = match content {
         // Except for JPEG XL, whose headers are a little language.
         Content::Memory(bytes)
             if bytes.len() <= INSPECTED_AT_ONCE_BYTES_MAX && Format::sniff(bytes).ok() != Some(Format::Jxl) =>
         {
-            catch_unwind(AssertUnwindSafe(|| inspect(Cursor::new(bytes), &limits))).map_err(|_| None)
+            catch_unwind(AssertUnwindSafe(|| inspect_closely(Cursor::new(bytes), &limits))).map_err(|_| None)
         }
         _ => {
             let reader = BufReader::with_capacity(INSPECTED_BYTES, content.reader());
-            let inspecting = tokio::task::spawn_blocking(move || inspect(reader, &limits));
+            let inspecting = tokio::task::spawn_blocking(move || inspect_closely(reader, &limits));
             // The thread goes on for as long as the file has parts, which it counts.
             let Ok(inspected) = tokio::time::timeout(INSPECTION_MAX, inspecting).await else {
                 return Err(Error::invalid("reading the structure of this file takes too long"));
@@ -273,12 +279,37 @@ async fn inspect_content(content: &Content, limits: Limits) -> Result<Facts, Err
             inspected.map_err(Some)
         }
     };
-    let facts = inspected.map_err(|error| {
+    let inspected = inspected.map_err(|error| {
         // A panic over hostile bytes is a fault of ours, but the caller's file is what must change.
         tracing::error!(?error, "inspecting an image panicked");
         Error::invalid("the image can't be read")
     })?;
-    Ok(facts?)
+    Ok(inspected?)
+}
+
+/// Decodes the first picture before it is acknowledged, so that what is uploaded can be shown. A kind without a decoder is kept, and
+/// so is what takes more than is allowed: a request for a rendering gets the reason. Small pictures in the usual formats are trusted.
+///
+/// # Errors
+/// [`Error::Invalid`] when pixels are missing or broken; [`Error::Busy`] where only decoding shows that and there is no worker.
+async fn check_pixels(app: &App, request: &Request, content: &Content, inspected: Inspected) -> Result<(), Error> {
+    let Inspected { facts, doubtful } = inspected;
+    let usual = matches!(facts.format, Format::Jpeg | Format::Png | Format::WebP) && content.len() <= UNDECODED_BYTES_MAX;
+    if usual && !doubtful {
+        return Ok(());
+    }
+    let source = Given { content, facts: Some(&facts) };
+    match app.workers.check(request.actor.org, &source).await {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => {
+            tracing::info!(reason, "an image is kept that can't be shown");
+            Ok(())
+        }
+        Err(Failure::Refused(reason)) => Err(Error::invalid(reason)),
+        Err(failure) if doubtful => Err(failure.into()),
+        // The structure is sound, and whoever sends it isn't kept waiting by those who look at pictures.
+        Err(Failure::Overtaxed(_) | Failure::Killed | Failure::Passing(_)) => Ok(()),
+    }
 }
 
 impl Received {

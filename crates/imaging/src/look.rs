@@ -38,6 +38,15 @@ pub fn look(source: &[u8], limits: &Limits) -> Result<Look, Error> {
     Ok(Look { dominant: colour::dominant(&pixels), thumbhash })
 }
 
+/// Decodes the first picture and forgets it: what this finds good can be rendered.
+///
+/// # Errors
+/// As [`crate::render::render`].
+pub fn check(source: &[u8], limits: &Limits) -> Result<(), Error> {
+    let transform = Transform::of(Fit::Inside(SIDE, SIDE));
+    decode(source, limits, |width, height| enough(&transform, (width, height))).map(drop)
+}
+
 /// Both as hexadecimal digits.
 impl fmt::Display for Look {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -46,6 +46,8 @@ pub const ANSWER_RENDERED: u8 = b'+';
 pub const ANSWER_REFUSED: u8 = b'-';
 /// The job that is no transform: how an image looks from afar.
 pub const JOB_LOOK: &str = "look";
+/// See [`JOB_LOOK`]: whether an image can be shown. The answer is empty, or the reason why not; broken pixels are refused.
+pub const JOB_CHECK: &str = "check";
 /// See [`JOB_LOOK`]: an SVG as a PNG.
 pub const JOB_RASTERISE: &str = "rasterise";
 
@@ -229,6 +231,16 @@ impl Workers {
         let answer = self.job(Job { org, source, extra_bytes: 0, text: JOB_LOOK, urgency, time_max }).await?;
         let look = std::str::from_utf8(&answer).ok().and_then(|text| text.parse().ok());
         look.ok_or_else(|| Failure::Overtaxed("a worker's answer makes no sense".into()))
+    }
+
+    /// Decodes an image that is being uploaded. None when it can be shown; otherwise the reason: its kind has no decoder here.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] when its pixels are broken; otherwise see [`Failure`].
+    pub async fn check(&self, org: OrgId, source: &dyn Source) -> Result<Option<String>, Failure> {
+        let (urgency, time_max) = (Urgency::Awaited, self.limits.time_max);
+        let answer = self.job(Job { org, source, extra_bytes: 0, text: JOB_CHECK, urgency, time_max }).await?;
+        Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
     }
 
     /// Draws an SVG as a PNG.

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
-use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED, JOB_LOOK, JOB_RASTERISE};
-use imagewell_imaging::Limits;
-use imagewell_imaging::look::look;
+use imagewell_core::workers::{ANSWER_REFUSED, ANSWER_RENDERED, JOB_CHECK, JOB_LOOK, JOB_RASTERISE};
+use imagewell_imaging::look::{check, look};
 use imagewell_imaging::render::render;
 use imagewell_imaging::svg::rasterise;
 use imagewell_imaging::transform::Transform;
+use imagewell_imaging::{Error, Limits};
 use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetStatus, Scope};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
@@ -96,7 +96,8 @@ fn answer(job: &[u8], source: &[u8], limits: &Limits) -> std::io::Result<()> {
     // A decoder that panics has met a picture that it can't read; whatever it left behind ends with this process.
     let done = std::panic::catch_unwind(|| done(&job, source, limits));
     let panicked = done.is_err();
-    let rendered = done.unwrap_or_else(|_| Err("the image can't be rendered: it is damaged".to_owned()));
+    let rendered =
+        done.unwrap_or_else(|_| Err("the image can't be rendered: its image data breaks the rules of its format".to_owned()));
     let (kind, bytes) = match rendered {
         Ok(bytes) => (ANSWER_RENDERED, bytes),
         Err(reason) => (ANSWER_REFUSED, reason.into_bytes()),
@@ -112,6 +113,15 @@ fn answer(job: &[u8], source: &[u8], limits: &Limits) -> std::io::Result<()> {
 fn done(job: &str, source: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
     if job == JOB_LOOK {
         return look(source, limits).map(|look| look.to_string().into_bytes()).map_err(|error| error.to_string());
+    }
+    if job == JOB_CHECK {
+        return match check(source, limits) {
+            Ok(()) => Ok(Vec::new()),
+            Err(error @ (Error::Undrawable { .. } | Error::Unsupported { .. } | Error::OverLimit { .. })) => {
+                Ok(error.to_string().into_bytes())
+            }
+            Err(error) => Err(error.to_string()),
+        };
     }
     if job == JOB_RASTERISE {
         return rasterise(source, limits).map_err(|error| error.to_string());

@@ -37,6 +37,7 @@ mod moving;
 mod native;
 mod nodes;
 mod operators;
+mod pixels;
 mod pooler;
 mod process;
 mod protocol;
