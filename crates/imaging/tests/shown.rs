@@ -323,8 +323,7 @@ fn around(picture: &DynamicImage, x: u32, y: u32) -> [u8; 3] {
 
 #[test]
 fn grids_and_sequences_of_avif_are_shown_under_any_major_brand() {
-    let read =
-        |name: &str| std::fs::read(format!("{}/../../testdata/formats/{name}", env!("CARGO_MANIFEST_DIR"))).expect("reads");
+    let read = |name: &str| std::fs::read(format!("{}/../../testdata/shown/{name}", env!("CARGO_MANIFEST_DIR"))).expect("reads");
     let grid = [(64, 38, [255, 0, 0]), (576, 38, [0, 255, 0]), (320, 192, [174, 135, 116]), (576, 345, [138, 112, 104])];
     let first = [(32, 24, [255, 0, 0]), (160, 120, [153, 111, 90]), (32, 216, [0, 0, 255]), (288, 216, [255, 255, 0])];
     for (name, size, places) in [("grid.avif", (640, 384), grid), ("sequence.avif", (320, 240), first)] {
@@ -348,7 +347,7 @@ fn grids_and_sequences_of_avif_are_shown_under_any_major_brand() {
 
 #[test]
 fn the_codestream_alone_says_how_a_jpeg_xl_is_turned() {
-    let path = format!("{}/../../testdata/formats/transcoded-o6.jxl", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../testdata/shown/transcoded-o6.jxl", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).expect("reads");
     let facts = inspect(Cursor::new(&bytes), &Limits::default()).expect("whole");
     assert_eq!((facts.width, facts.height, facts.orientation.exif()), (240, 320, 6), "as stored");
