@@ -1,7 +1,7 @@
 use crate::{Error, Format, Limit, Limits};
 
 /// How the stored picture must be turned to be seen upright: the eight values of EXIF tag 0x0112.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Orientation(u8);
 
 impl Orientation {
@@ -20,13 +20,20 @@ impl Orientation {
     /// The EXIF value, 1–8.
     #[must_use]
     pub fn exif(self) -> u8 {
-        self.0.max(1)
+        self.0
     }
 
     /// Whether width and height change places.
     #[must_use]
     pub fn swaps_sides(self) -> bool {
         self.exif() >= 5
+    }
+}
+
+/// Upright.
+impl Default for Orientation {
+    fn default() -> Self {
+        Self::UPRIGHT
     }
 }
 
