@@ -360,6 +360,20 @@ fn the_codestream_alone_says_how_a_jpeg_xl_is_turned() {
 }
 
 #[test]
+fn a_profile_over_its_limit_is_not_followed_and_the_picture_is_shown() {
+    let wide = pictures::wide_gamut(&encoded(&scene(), ImageFormat::Png));
+    let transform = Transform { outputs: Outputs::PNG, ..Transform::of(Fit::Original) };
+    let with = |metadata_bytes_max| {
+        let limits = Limits { metadata_bytes_max, ..Limits::default() };
+        image::load_from_memory(&render(&wide, &transform, &limits).expect("renders")).expect("decodes")
+    };
+    assert!(distance(&with(1 << 20), &scene()) < 4.0, "it is followed");
+    for small in [0, 100] {
+        assert!(distance(&with(small), &scene()) > distance(&with(1 << 20), &scene()) + 0.5, "{small}: it is not");
+    }
+}
+
+#[test]
 fn code_points_of_a_png_say_what_its_numbers_mean() {
     let png = encoded(&scene(), ImageFormat::Png);
     let header = 33;

@@ -96,9 +96,11 @@ fn owned_reader<'a>(source: Cow<'a, [u8]>, limits: &Limits) -> Result<Reader<Byt
 
 /// Reads up to the first pixels. A profile that is broken or larger than allowed is no reason to refuse a picture.
 fn open<'a>(source: Cow<'a, [u8]>, format: Format, limits: &Limits) -> Result<Reader<Bytes<'a>>, Error> {
-    let header_bytes_max = usize::try_from(limits.metadata_bytes_max).unwrap_or(usize::MAX);
     let open = |ignores_profile: bool, source: Cow<'a, [u8]>| {
-        let mut decoder = Decoder::new_with_limits(Cursor::new(source), png::Limits { bytes: header_bytes_max });
+        // Lines of pixels count too, which is no reason to refuse a picture either.
+        let bytes = if ignores_profile { DECODED_BYTES_MAX } else { limits.metadata_bytes_max };
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut decoder = Decoder::new_with_limits(Cursor::new(source), png::Limits { bytes });
         decoder.set_ignore_text_chunk(true);
         decoder.set_ignore_iccp_chunk(ignores_profile);
         decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);

@@ -140,6 +140,7 @@ mod tests {
         "cache.blob_entry_bytes_max",
         "cache.variant_bytes_max",
         "cache.images_max",
+        "images.metadata_bytes_max",
         "login.known_address_seconds",
         "workers.memory_bytes_max",
         "workers.queue_max",
