@@ -51,10 +51,10 @@ async fn a_drawing_is_stored_as_what_it_shows_where_the_org_accepts_it() {
 /// A few bytes can draw a large picture: what is stored is bounded, and not what was sent.
 #[tokio::test]
 async fn a_drawing_is_bounded_by_the_bytes_of_its_picture() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[("workers.drawing_seconds_max", "30")]).await;
     accept_svg(&app, true).await;
     let noise = "<svg xmlns='http://www.w3.org/2000/svg' width='300' height='300'><filter id='f'>\
-        <feTurbulence baseFrequency='0.9'/></filter><rect width='300' height='300' filter='url(#f)'/></svg>";
+        <feTurbulence baseFrequency='0.9'/></filter><rect width='60' height='60' filter='url(#f)'/></svg>";
     let rules = NamespaceRules { bytes_max: Some(100_000), ..NamespaceRules::plain(Namespace::parse("rewards").expect("name")) };
     let plan = Plan { namespaces: vec![NamespacePlan { org: "acme".into(), rules }], ..Plan::default() };
     provision::apply(&app.service.app, plan).await.expect("applies");

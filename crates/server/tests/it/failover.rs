@@ -38,7 +38,7 @@ async fn when_a_standby_takes_over_nothing_acknowledged_is_lost_and_nodes_go_on_
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (kept, refused) = load.finish().await;
     println!("{} acknowledged, {refused} refused", kept.len());
-    assert!(kept.len() > 50);
+    assert!(kept.len() > 10);
 
     // A node that holds nothing in memory.
     let third = patient.another_node(&[]).await;
