@@ -245,7 +245,12 @@ class Boto3(unittest.TestCase):
         self.assertEqual(requests.put(self.presign(answer, operation="put_object"), data=b"x").status_code, 403)
         self.assertEqual(requests.delete(self.presign(answer, operation="delete_object")).status_code, 403)
         self.assertEqual(requests.get(self.presign(answer, operation="head_object")).status_code, 403)
-        self.assertEqual(requests.get(self.presign(answer, ResponseContentType="text/html")).status_code, 403)
+        # Further parameters are signed with it: the name is obeyed, the type stays what the bytes are.
+        named = requests.get(self.presign(answer, ResponseContentDisposition='attachment; filename="b.jpg"'))
+        self.assertEqual(named.headers["Content-Disposition"], 'attachment; filename="b.jpg"')
+        typed = requests.get(self.presign(answer, ResponseContentType="text/html"))
+        self.assertEqual((typed.status_code, typed.headers["Content-Type"]), (200, "image/jpeg"))
+        self.assertEqual(requests.get(self.presign(answer) + "&response-content-type=text%2Fhtml").status_code, 403)
 
     def test_its_clock_may_not_be_off_by_much(self):
         answer = self.upload("boto.jpg")
